@@ -1,0 +1,151 @@
+"""What happens to every copy from outside: drawn days, training augmentation, and the numbers of one day.
+
+Data flow: `DayProfiles`, random streams -> `DayDrawer` -> `ExogenousDay` (one calendar day of every copy) ->
+physics, billing and `observations.py`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.profiles import (
+    NOISE_PERSISTENCE,
+    NOISE_SD_USD_PER_MWH,
+    PRICE_FLOOR_USD_PER_MWH,
+    DayProfiles,
+)
+from envs.scenario import Scenario
+from envs.streams import normal, uniform
+
+_DAY_DRAW, _FIRST_FACTOR_DRAW, _FIRST_NOISE_DRAW = 0, 1, 1_000
+
+
+@dataclass(frozen=True)
+class ExogenousDay:
+    """One calendar day of B copies in H steps."""
+
+    price: Tensor  # (B, H) $/MWh
+    load: Tensor  # (B, 1 + A, H) multipliers of each area's nominal load, the feeder first
+    renewables_mw: Tensor  # (B, 2A, H) available: PV of each microgrid, then wind
+    yesterday_load: Tensor  # (B, 1 + A, H)
+    yesterday_renewables_mw: Tensor  # (B, 2A, H)
+    weekday: Tensor  # (B,) int64, Monday 0
+
+
+class DayDrawer:
+    """Draws episodes for B copies and unrolls their days. State: episode counters and the present draw."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        profiles: DayProfiles,
+        starts: list[int],
+        num_envs: int,
+        *,
+        seed: int,
+        evaluation: bool,
+    ) -> None:
+        self._scenario, self._profiles = scenario, profiles
+        self._evaluation = evaluation
+        self._seed = seed
+        self._copy = torch.arange(num_envs)
+        self._starts = torch.tensor(starts)
+        grids = scenario.microgrids.values()
+        self._rated_mw = torch.tensor([g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids])[:, None]
+        self._episode = torch.full((num_envs,), -1)
+        self._day = torch.zeros(num_envs, dtype=torch.int64)
+        self._day_of_episode = 0
+        self._factors = torch.ones(num_envs, 1 + 3 * len(scenario.microgrids), dtype=torch.float64)
+
+    @property
+    def day(self) -> Tensor:
+        """(B,) index of the present day in the data."""
+        return self._day
+
+    @property
+    def first_date(self) -> datetime:
+        """Date of day 0 of the data."""
+        return self._profiles.first_date
+
+    def restart(self, seed: int) -> None:
+        """Forget all episodes and draw from another seed."""
+        self._seed = seed
+        self._episode.fill_(-1)
+
+    def new_episode(self) -> Tensor:
+        """Draw the next episode of every copy; returns the initial energies (B, A) in MWh."""
+        episode, agents = self._scenario.episode, len(self._scenario.microgrids)
+        self._episode += 1
+        self._day_of_episode = 0
+        if self._evaluation:
+            self._day = self._starts[self._copy % len(self._starts)]
+            return torch.full((len(self._copy), agents), episode.initial_energy_mwh, dtype=torch.float64)
+        pick = uniform(self._seed, self._copy, self._episode, range(_DAY_DRAW, _DAY_DRAW + 1))[:, 0]
+        self._day = self._starts[(pick * len(self._starts)).long()]
+        # one row: the initial energies, a factor on each area's load, then on each renewable plant
+        ranges = [episode.training_initial_energy_mwh] * agents
+        ranges += [episode.load_factor] * (1 + agents) + [episode.renewable_factor] * (2 * agents)
+        low, high = torch.tensor(ranges, dtype=torch.float64).T
+        draws = range(_FIRST_FACTOR_DRAW, _FIRST_FACTOR_DRAW + len(ranges))
+        values = low + (high - low) * uniform(self._seed, self._copy, self._episode, draws)
+        energy_mwh, self._factors = values[:, :agents], values[:, agents:]
+        return energy_mwh
+
+    def next_day(self) -> None:
+        """Move every copy to the following calendar day (after the last day of the data comes the first)."""
+        self._day = (self._day + 1) % self._profiles.num_days
+        self._day_of_episode += 1
+
+    def today(self) -> ExogenousDay:
+        """The present day's numbers; in training the price's noise is redrawn."""
+        data, yesterday = self._profiles, (self._day - 1) % self._profiles.num_days
+        areas = data.load.shape[1]
+        load_factor, plant_factor = self._factors[:, :areas, None], self._factors[:, areas:, None]
+
+        def available_mw(day: Tensor) -> Tensor:
+            return (data.renewables[day] * plant_factor).clamp(max=1.0) * self._rated_mw
+
+        return ExogenousDay(
+            price=data.price[self._day] if self._evaluation or data.price_base is None else self._noisy_price(),
+            load=data.load[self._day] * load_factor,
+            renewables_mw=available_mw(self._day),
+            yesterday_load=data.load[yesterday] * load_factor,
+            yesterday_renewables_mw=available_mw(yesterday),
+            weekday=data.weekday[self._day],
+        )
+
+    def _noisy_price(self) -> Tensor:
+        """(B, H) price model with fresh noise: hourly AR(1), stationary at the start of the episode.
+
+        n_0 = e_0, n_t = rho n_{t-1} + sqrt(1 - rho^2) e_t with sd(e) = 4.5. The path is unrolled from the
+        episode's start, so that there is no noise state to keep.
+        """
+        assert self._profiles.price_base is not None
+        hours = 24 * (self._day_of_episode + 1)
+        draws = range(_FIRST_NOISE_DRAW, _FIRST_NOISE_DRAW + hours)
+        shocks = NOISE_SD_USD_PER_MWH * normal(self._seed, self._copy, self._episode, draws)
+        shocks[:, 1:] *= (1 - NOISE_PERSISTENCE**2) ** 0.5
+        hour = torch.arange(hours)
+        lag = hour[-24:, None] - hour
+        weights = torch.where(lag >= 0, NOISE_PERSISTENCE ** lag.clamp(min=0).double(), 0.0)  # (24, hours)
+        noise = (shocks @ weights.T).repeat_interleave(self._scenario.steps_per_hour, 1)
+        return (self._profiles.price_base[self._day] + noise).clamp(min=PRICE_FLOOR_USD_PER_MWH)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the present draw."""
+        return {
+            "seed": self._seed,
+            "episode": self._episode,
+            "day": self._day,
+            "day_of_episode": self._day_of_episode,
+            "factors": self._factors,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._seed, self._day_of_episode = state["seed"], state["day_of_episode"]
+        self._episode, self._day = state["episode"].clone(), state["day"].clone()
+        self._factors = state["factors"].clone()

@@ -1,0 +1,111 @@
+"""Pictures of one evaluated day: dispatch, stored energy, voltages, head power and price.
+
+Data flow: `MicrogridEnv.step` (evaluation only) -> `DayTrace.record` -> `DayTrace.figures` -> TensorBoard.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from envs.devices import Applied
+from envs.scenario import Scenario
+
+if TYPE_CHECKING:
+    from envs.exogenous import DayDrawer
+    from envs.grid import Grid, GridState
+    from envs.observations import Account
+
+COLOURS = {"battery": "#4477aa", "generator": "#cc6677", "pv": "#ddaa33", "wind": "#66ccee"}
+
+
+class DayTrace:
+    """Keeps the last day of one copy, the first of the batch."""
+
+    def __init__(self, scenario: Scenario, agents: Sequence[str]) -> None:
+        self._scenario, self._agents = scenario, agents
+        self._rows: list[dict[str, Tensor]] = []
+        self._day: list[dict[str, Tensor]] = []
+
+    def record(self, step: int, price: Tensor, applied: Applied, account: "Account", grid: "GridState") -> None:
+        """Add one step; a complete day replaces the previous one."""
+        if step == 0:
+            self._rows = []
+        row = {name: value[0] for name, value in applied._asdict().items()}
+        row |= {"price": price[0], "energy_mwh": account.energy_mwh[0], "peak_mw": account.peak_mw[0]}
+        row |= {"head_p_mw": grid.head_p_mw[0], "v_pu": grid.v_pu[0, 1:], "party_p_mw": grid.party_p_mw[0]}
+        self._rows.append(row)
+        if len(self._rows) == self._scenario.steps_per_day:
+            self._day = self._rows
+
+    def figures(self, grid: "Grid", drawer: "DayDrawer") -> dict[str, Any]:
+        """Two pictures of the last complete day: `dispatch` and `grid`; empty before there is one."""
+        if not self._day:
+            return {}
+        data = {name: torch.stack([row[name] for row in self._day]).cpu() for name in self._day[0]}
+        date = (drawer.first_date + timedelta(days=int(drawer.day[0]))).strftime("%a %d %b %Y")
+        return {"dispatch": self._dispatch(data, date), "grid": self._grid_picture(data, date, grid)}
+
+    def _hours(self) -> Tensor:
+        return torch.arange(self._scenario.steps_per_day) * self._scenario.dt_h
+
+    def _dispatch(self, data: dict[str, Tensor], date: str) -> Any:
+        """Per microgrid: production stacked above zero, charging below, energy on its own axis."""
+        from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
+
+        hours, dt_h = self._hours(), self._scenario.dt_h
+        figure = Figure(figsize=(10, 2.6 * len(self._agents)), layout="constrained")
+        axes = figure.subplots(len(self._agents), 1, sharex=True, squeeze=False)[:, 0]
+        for i, (name, ax) in enumerate(zip(self._agents, axes, strict=True)):
+            charge = data["battery_p_mw"][:, i]
+            bottom = torch.zeros_like(charge)
+            stack = {"wind": data["wind_p_mw"][:, i], "pv": data["pv_p_mw"][:, i]}
+            stack |= {"generator": data["generator_p_mw"][:, i], "battery": (-charge).clamp(min=0)}
+            for label, value in stack.items():
+                ax.bar(hours, value, dt_h, bottom=bottom, align="edge", color=COLOURS[label], label=label)
+                bottom = bottom + value
+            ax.bar(hours, -charge.clamp(min=0), dt_h, align="edge", color=COLOURS["battery"])
+            ax.step(hours, data["party_p_mw"][:, 1 + i], where="post", color="black", lw=1.2, label="grid import")
+            ax.axhline(0, color="black", lw=0.5)
+            ax.set_ylabel(f"{name}\nMW")
+            energy = ax.twinx()
+            energy.plot(hours + dt_h, data["energy_mwh"][:, i], color="#228833", marker=".", label="energy (right)")
+            battery = self._scenario.microgrids[name].battery
+            energy.set_ylim(0, 1.05 * battery.energy_max_mwh)
+            energy.axhline(self._scenario.episode.initial_energy_mwh, color="#228833", ls=":", lw=0.8)
+            energy.set_ylabel("MWh")
+            handles = [*ax.get_legend_handles_labels()[0], *energy.get_legend_handles_labels()[0]]
+            if i == 0:
+                figure.legend(handles=handles, loc="outside upper center", ncols=6, title=f"Dispatch, {date}")
+        axes[-1].set_xlabel("hour")
+        axes[-1].set_xlim(0, 24)
+        return figure
+
+    def _grid_picture(self, data: dict[str, Tensor], date: str, grid: "Grid") -> Any:
+        """Price, head power with the running peak, and every bus voltage against the limits."""
+        from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
+
+        hours, limits = self._hours(), self._scenario.safety
+        figure = Figure(figsize=(10, 7), layout="constrained")
+        figure.suptitle(f"Grid, {date}")
+        top, middle, bottom = figure.subplots(3, 1, sharex=True)
+        top.step(hours, data["price"], where="post", color="black")
+        top.set_ylabel("price\n$/MWh")
+        middle.step(hours, data["head_p_mw"], where="post", color="#4477aa", label="head power")
+        middle.step(hours, data["peak_mw"], where="post", color="#cc6677", ls="--", label="running peak")
+        middle.set_ylabel("MW")
+        middle.legend()
+        area = grid.net.areas[1:]
+        for colour, name in zip(("#bbbbbb", "#4477aa", "#cc6677", "#228833", "#ddaa33"), grid.area_names, strict=False):
+            columns = [i for i, owner in enumerate(area) if owner == name]
+            lines = bottom.plot(hours, data["v_pu"][:, columns], color=colour, lw=0.7)
+            lines[0].set_label(name)
+        for limit in (limits.v_min_pu, limits.v_max_pu):
+            bottom.axhline(limit, color="red", ls="--", lw=1)
+        bottom.set_ylabel("voltage\npu")
+        bottom.legend(ncols=len(grid.area_names))
+        bottom.set_xlabel("hour")
+        bottom.set_xlim(0, 24)
+        return figure

@@ -1,0 +1,165 @@
+"""The grid of a scenario: device powers in, settled power flow and what is measured on it out.
+
+Data flow: load multipliers, `Applied` -> `Grid.settle` (taps and flow) -> `GridState` -> tariff, safety, observations.
+A copy whose flow fails keeps its last taps and voltages and is billed for the plain sum of its injections.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.devices import Applied
+from envs.power.flow import FlowSolver, FlowState
+from envs.power.network import BASE_MVA, Network
+from envs.power.regulators import TapSettler
+from envs.scenario import Safety, Scenario
+
+VOLTAGE_MARGIN_PU, CURRENT_MARGIN = 1e-4, 1e-4  # a violation counts from here on
+
+
+class GridState(NamedTuple):
+    """One settled hour. Areas: the feeder, then the A microgrids."""
+
+    tap: Tensor  # (B, R)
+    flow: FlowState
+    converged: Tensor  # (B,) bool
+    v_pu: Tensor  # (B, N) magnitudes
+    loading_squared: Tensor  # (B, N) (I / I_max)^2 of the branch above each bus; 0 at the slack bus
+    party_p_mw: Tensor  # (B, 1 + A) feeder load and losses, then each microgrid's connection; import positive
+    pcc_q_mvar: Tensor  # (B, A)
+    head_p_mw: Tensor  # (B,)
+
+
+class Grid:
+    """Network, solver and tap settler of a scenario on one device."""
+
+    def __init__(self, scenario: Scenario, net: Network, device: torch.device, dtype: torch.dtype) -> None:
+        self.net = net
+        self.area_names = (scenario.feeder.name, *scenario.microgrids)
+        self._safety = scenario.safety
+        self._solver = FlowSolver(net, device, dtype)
+        self._settler = TapSettler(net, self._solver)
+        area = torch.tensor([self.area_names.index(name) for name in net.areas])
+        self.area_load_mw = torch.zeros(len(self.area_names), dtype=torch.float64)
+        self.area_load_mw.index_add_(0, area, net.load_p_mw)
+        member = torch.nn.functional.one_hot(area, len(self.area_names)).to(torch.float64)  # (N, 1 + A)
+        self._load_p = (member * net.load_p_mw[:, None]).T.to(device, dtype) / BASE_MVA
+        self._load_q = (member * net.load_q_mvar[:, None]).T.to(device, dtype) / BASE_MVA
+        own = member.clone()
+        own[0] = 0.0  # the slack bus has no voltage to keep and no branch above it
+        self._own = own.to(device, dtype)
+        self._area_buses = _padded([torch.nonzero(own[:, k]).flatten() for k in range(own.shape[1])]).to(device)
+        self._device_p, self._device_q = (matrix.to(device, dtype) / BASE_MVA for matrix in _placement(scenario, net))
+        heads = [int(torch.nonzero(area == k)[0]) for k in range(1, len(self.area_names))]
+        self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
+        self.tap_paths = [
+            [r for r, regulator in enumerate(net.regulators) if net.path_matrix()[regulator.bus, head]]
+            for head in heads
+        ]
+        self._tap_max = torch.tensor([max(r.tap_max, 1) for r in net.regulators], device=device, dtype=dtype)
+
+    @property
+    def pcc_buses(self) -> Tensor:
+        """(A,) positions of the feeder buses the microgrids hang on."""
+        return self._solver.parent[self._pcc]
+
+    def settle(self, load: Tensor, applied: Applied, last: GridState | None, tolerance_pu: float) -> GridState:
+        """Settle taps and flow for one step.
+
+        Args:
+            load: (B, 1 + A) multipliers of the areas' nominal loads.
+            applied: device powers.
+            last: the previous step's state (start of taps and voltages); None: taps 0, no load.
+            tolerance_pu: of the power flow.
+        """
+        p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
+        p = load @ self._load_p + p_mw @ self._device_p  # (B, N) consumption
+        q = load @ self._load_q + applied.battery_q_mvar @ self._device_q
+        if last is None:
+            tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
+        else:
+            tap, u_init = last.tap, last.flow.u
+        settled = self._settler.settle(p, q, tap, tolerance_pu, u_init)
+        converged = settled.flow.converged
+        flow, new_tap = settled.flow, settled.tap
+        if not converged.all():
+            start = self._solver.flat_start(len(p)) if u_init is None else u_init
+            old = FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps)
+            flow = _where(converged, flow, old)
+            new_tap = torch.where(converged[:, None], new_tap, tap)
+        return self._measure(p, q, new_tap, flow)
+
+    def _measure(self, p: Tensor, q: Tensor, tap: Tensor, flow: FlowState) -> GridState:
+        converged = flow.converged[:, None]
+        currents = self._solver.currents(flow, p, q)
+        pcc_p, pcc_q = currents.power(self._pcc)
+        head_p, _ = currents.power(slice(0, 1))
+        sums_p, sums_q = p @ self._own, q @ self._own
+        pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
+        head_p = torch.where(converged, head_p, p.sum(-1, keepdim=True))
+        loading_squared = torch.where(converged, currents.i_squared_pu / self._solver.rating_pu.square(), 0.0)
+        return GridState(
+            tap=tap,
+            flow=flow,
+            converged=flow.converged,
+            v_pu=self._solver.v_squared(flow).sqrt(),
+            loading_squared=loading_squared,
+            party_p_mw=torch.cat([head_p - pcc_p.sum(-1, keepdim=True), pcc_p], -1) * BASE_MVA,
+            pcc_q_mvar=torch.where(converged, pcc_q, sums_q[:, 1:]) * BASE_MVA,
+            head_p_mw=head_p[:, 0] * BASE_MVA,
+        )
+
+    def safety_penalty(self, state: GridState, dt_h: float) -> Tensor:
+        """(B, 1 + A) $ of each area for leaving voltage and current limits (environment.md section 6).
+
+        Squared quantities: dt [w_v sum 0.5 (v_min^2 - v^2)+ + (v^2 - v_max^2)+  +  w_l sum 0.5 ((I/I_max)^2 - 1)+].
+        A failed flow has no voltages to judge; it pays `failed_flow_usd_per_h` instead.
+        """
+        limits: Safety = self._safety
+        v2 = state.v_pu.square()
+        over, under = (v2 - limits.v_max_pu**2).clamp(min=0.0), (limits.v_min_pu**2 - v2).clamp(min=0.0)
+        voltage = limits.voltage_usd_per_h * 0.5 * (over + under)
+        current = limits.current_usd_per_h * 0.5 * (state.loading_squared - 1.0).clamp(min=0.0)
+        penalty = dt_h * ((voltage + current) @ self._own)
+        return torch.where(state.converged[:, None], penalty, 0.0)
+
+    def violating(self, state: GridState) -> Tensor:
+        """(B,) bool: a voltage or loading beyond its limit by more than the margin, or a failed flow."""
+        limits = self._safety
+        v = state.v_pu[:, 1:]
+        outside = (v < limits.v_min_pu - VOLTAGE_MARGIN_PU) | (v > limits.v_max_pu + VOLTAGE_MARGIN_PU)
+        overload = state.loading_squared > (1 + CURRENT_MARGIN) ** 2
+        return outside.any(-1) | overload.any(-1) | ~state.converged
+
+    def voltage_range(self, state: GridState) -> tuple[Tensor, Tensor]:
+        """Lowest and highest voltage of each area, (B, 1 + A) each."""
+        v = state.v_pu[:, self._area_buses]
+        return v.amin(-1), v.amax(-1)
+
+    def tap_position(self, state: GridState) -> Tensor:
+        """(B, R) taps as a share of their range, in [-1, 1]."""
+        return state.tap / self._tap_max
+
+
+def _where(keep: Tensor, new: FlowState, old: FlowState) -> FlowState:
+    rows = keep[:, None]
+    return new._replace(u=torch.where(rows, new.u, old.u), tau2=torch.where(rows, new.tau2, old.tau2))
+
+
+def _padded(groups: list[Tensor]) -> Tensor:
+    """(K, longest) index rows; shorter ones repeat their first entry, which changes no minimum or maximum."""
+    longest = max(len(group) for group in groups)
+    return torch.stack([torch.cat([group, group[:1].expand(longest - len(group))]) for group in groups])
+
+
+def _placement(scenario: Scenario, net: Network) -> tuple[Tensor, Tensor]:
+    """0/1 matrices (4A, N) and (A, N): battery, generator, PV and wind powers, and battery Q, to their buses."""
+    grids = scenario.microgrids
+    buses = [
+        net.position(f"{name}.{getattr(grid, kind).bus}")
+        for kind in ("battery", "generator", "pv", "wind")
+        for name, grid in grids.items()
+    ]
+    p = torch.nn.functional.one_hot(torch.tensor(buses), net.num_buses).to(torch.float64)
+    return p, p[: len(grids)]

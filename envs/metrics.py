@@ -1,0 +1,61 @@
+"""What one step reports for logging, each (B,), and how it is reduced over an episode.
+
+Data flow: `Ledger`, `GridState`, powers -> metrics of `Step`. Nothing here reaches a reward.
+"""
+
+from torch import Tensor
+
+from envs.devices import Applied
+from envs.grid import Grid, GridState
+from envs.rewards import Ledger
+from mappo.vec_env import MetricSpec
+
+METRICS = (
+    MetricSpec(name="cost_usd", unit="$", reduce="sum", column="Cost $/day"),
+    MetricSpec(name="penalty_usd", unit="$", reduce="sum"),
+    MetricSpec(name="energy_usd", unit="$", reduce="sum"),
+    MetricSpec(name="generator_usd", unit="$", reduce="sum"),
+    MetricSpec(name="demand_usd", unit="$", reduce="sum"),
+    MetricSpec(name="terminal_usd", unit="$", reduce="sum"),
+    MetricSpec(name="violating", unit="share of steps", reduce="mean", column="Violations", group="grid"),
+    MetricSpec(name="not_converged", unit="share of steps", reduce="mean", group="grid"),
+    MetricSpec(name="v_min_pu", unit="pu", reduce="min", group="grid"),
+    MetricSpec(name="v_max_pu", unit="pu", reduce="max", group="grid"),
+    MetricSpec(name="loading_max", unit="share of rating", reduce="max", group="grid"),
+    MetricSpec(name="head_peak_mw", unit="MW", reduce="max", group="grid"),
+    MetricSpec(name="energy_mean_mwh", unit="MWh", reduce="mean", group="grid"),
+    MetricSpec(name="tap_changes", unit="1", reduce="sum", group="grid"),
+    MetricSpec(name="battery_clipped_mw", unit="MW", reduce="mean", group="grid"),
+)
+
+
+def step_metrics(
+    ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
+) -> dict[str, Tensor]:
+    """All metrics of one step but the mean energy, in the order of `METRICS`.
+
+    Args:
+        ledger: the step's dollars.
+        grid: of the scenario.
+        before: the previous step's state.
+        after: this step's state.
+        requested: powers asked for.
+        applied: powers after clipping.
+    """
+    v_pu = after.v_pu[:, 1:]  # the slack bus has no limits
+    return {
+        "cost_usd": ledger.cost(),
+        "penalty_usd": ledger.penalty(),
+        "energy_usd": ledger.energy_usd.sum(-1),
+        "generator_usd": ledger.generator_usd.sum(-1),
+        "demand_usd": ledger.demand_usd.sum(-1),
+        "terminal_usd": ledger.terminal_usd.sum(-1),
+        "violating": grid.violating(after).to(v_pu),
+        "not_converged": (~after.converged).to(v_pu),
+        "v_min_pu": v_pu.amin(-1),
+        "v_max_pu": v_pu.amax(-1),
+        "loading_max": after.loading_squared.amax(-1).sqrt(),
+        "head_peak_mw": after.head_p_mw,
+        "tap_changes": (after.tap - before.tap).abs().sum(-1),
+        "battery_clipped_mw": (requested.battery_p_mw - applied.battery_p_mw).abs().sum(-1),
+    }

@@ -1,0 +1,295 @@
+"""MicrogridEnv: B copies of a scenario, stepped together. Composes the files of this folder; no formulas here.
+
+Data flow of a step: actions -> devices (clip) -> grid (taps, power flow) -> tariff, safety -> `Ledger` -> rewards;
+energies and peak move on; `Observer` writes obs and state. All copies are at the same hour, so the end of an episode
+is known without asking the device.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import tariff
+from envs.devices import Applied, Devices
+from envs.exogenous import DayDrawer
+from envs.figures import DayTrace
+from envs.grid import Grid, GridState
+from envs.metrics import METRICS, step_metrics
+from envs.observations import Account, DayTables, Observer
+from envs.power.flow import FlowState
+from envs.power.network import Network
+from envs.profiles import episode_starts, load_profiles
+from envs.reference import DayReference, score
+from envs.rewards import Ledger
+from envs.scenario import Scenario, build_network
+from envs.settings import DTYPES, EnvSettings, checked_device
+from mappo.vec_env import Step
+
+# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
+TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
+DAYS_PER_WEEK = 7
+
+
+class _DeviceDay(NamedTuple):
+    """One day's physics inputs on the env's device, by step."""
+
+    price: Tensor  # (H, B)
+    load: Tensor  # (H, B, 1 + A)
+    pv_mw: Tensor  # (H, B, A)
+    wind_mw: Tensor  # (H, B, A)
+    highest_price: Tensor  # (B,)
+
+
+class MicrogridEnv:
+    """A `VecEnv` of networked microgrids under AC power flow; build it with `envs.make`.
+
+    Args:
+        scenario: the validated scenario.
+        settings: copies, device, seed, split and the like.
+        spec: keyword arguments of `envs.make` that rebuild this env.
+    """
+
+    metric_specs = METRICS
+
+    def __init__(self, scenario: Scenario, settings: EnvSettings, spec: Mapping[str, Any] | None = None) -> None:
+        self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
+        self.device, self._dtype = checked_device(settings.device), DTYPES[settings.dtype]
+        self.agents = tuple(scenario.microgrids)
+        profiles = load_profiles(scenario)
+        starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)
+        self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
+        self._tolerance_pu = _tolerance_pu(settings)
+        self._drawer = DayDrawer(
+            scenario, profiles, starts, self.num_envs, seed=settings.seed, evaluation=settings.evaluation
+        )
+        self._devices = Devices(scenario, self.device, self._dtype)
+        self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
+        self._observer = Observer(scenario, self._grid, self._devices, settings.critic_state)
+        self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
+        self.action_names = self._devices.action_names
+        self.state_dim = len(self.state_names)
+        self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
+        self.observation_spaces = {agent: _box(len(self.obs_names), np.inf) for agent in self.agents}
+        self.action_spaces = {agent: _box(len(self.action_names), 1.0) for agent in self.agents}
+        self.needs_discount = scenario.horizon == "week"
+        self._days_per_episode = DAYS_PER_WEEK if scenario.horizon == "week" else 1
+        self.episode_length = scenario.steps_per_day * self._days_per_episode
+        self.applied: dict[str, Tensor] = {}
+        self.requested: dict[str, Tensor] = {}
+        self._trace = DayTrace(scenario, self.agents) if settings.evaluation else None
+        self._reference = DayReference.of(scenario)
+        self._started = False
+
+    @property
+    def network(self) -> Network:
+        """The `envs.power.Network` of the scenario."""
+        return self._grid.net
+
+    @property
+    def day(self) -> Tensor:
+        """(B,) day of the data (0 = first) that each copy is playing."""
+        return self._drawer.day
+
+    def idle_action(self) -> Tensor:
+        """(A, U) action that does nothing: battery 0, generator off, PV and wind as available."""
+        return self._devices.idle_action()
+
+    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Start a new episode in every copy; a seed restarts the random streams.
+
+        Returns:
+            obs (B, A, O) and state (B, S), float32.
+        """
+        if seed is not None:
+            self._drawer.restart(seed)
+        self._started = True
+        return self._begin_episode()
+
+    def step(self, actions: Tensor) -> Step:
+        """Advance every copy by one step of `dt_h` hours.
+
+        Args:
+            actions: (B, A, U) in [-1, 1], columns as `action_names`; values beyond are clipped.
+
+        Raises:
+            ValueError: not reset yet, a wrong shape, or an action that is not finite.
+        """
+        self._check_actions(actions)
+        now, before = self._hour, self._grid_state
+        requested = self._devices.requested(
+            actions.to(self.device, self._dtype), self._today.pv_mw[now], self._today.wind_mw[now]
+        )
+        applied = self._devices.feasible(requested, self._account.energy_mwh)
+        self._grid_state = self._grid.settle(self._today.load[now], applied, before, self._tolerance_pu)
+        self._hour += 1
+        day_over = self._hour == self.scenario.steps_per_day
+        settled = day_over and self.scenario.horizon == "day"
+        energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
+        ledger, peak_mw = self._bill(now, applied, energy_mwh, settled=settled)
+        self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=peak_mw)
+        self.applied, self.requested = applied._asdict(), requested._asdict()
+        metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
+        metrics["energy_mean_mwh"] = energy_mwh.mean(-1)
+        if self._trace is not None:
+            self._trace.record(now, self._today.price[now], applied, self._account, self._grid_state)
+        if day_over:
+            self._days_done += 1
+            if not settled:
+                self._next_day()
+        final_obs, final_state = self._observe()
+        episode_over = self._days_done == self._days_per_episode
+        obs, state = self._begin_episode() if episode_over else (final_obs, final_state)
+        scale_usd = self.scenario.episode.reward_scale_usd
+        rewards = ledger.rewards(scale_usd=scale_usd, penalty_weight=self.settings.penalty).float()
+        none = torch.zeros_like(rewards, dtype=torch.bool)
+        return Step(
+            obs=obs,
+            state=state,
+            final_obs=final_obs,
+            final_state=final_state,
+            rewards=rewards,
+            terminated=none | settled,
+            truncated=none | (episode_over and not settled),
+            alive=~none,
+            action_mask=none[..., None].expand(-1, -1, 0),
+            metrics=metrics,
+        )
+
+    def close(self) -> None:
+        """Nothing to release; part of the `VecEnv` interface."""
+
+    def episode_score(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """J in $/day of evaluated episodes, and the score where the scenario's bounds are shipped.
+
+        Without shipped bounds the score is -J, so that higher is better all the same.
+        """
+        cost = (totals["cost_usd"] + totals["penalty_usd"]).double().cpu() / self._days_per_episode
+        result = {"j_usd_per_day": float(cost.mean())}
+        if self._reference is None or not self.settings.evaluation:
+            return {"score": -result["j_usd_per_day"], **result}
+        idle, bound = self._reference.of_days(self._drawer.day)
+        return {
+            "score": score(cost, idle, bound),
+            **result,
+            "idle_usd_per_day": float(idle.mean()),
+            "bound_usd_per_day": float(bound.mean()),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """Pictures of one day of the last evaluation (matplotlib); empty outside evaluation."""
+        return {} if self._trace is None else self._trace.figures(self._grid, self._drawer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs."""
+        grid = self._grid_state._asdict()
+        return {
+            "drawer": self._drawer.state_dict(),
+            "hour": self._hour,
+            "days_done": self._days_done,
+            "account": self._account._asdict(),
+            "grid": grid | {"flow": grid["flow"]._asdict()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._drawer.load_state_dict(state["drawer"])
+        self._hour, self._days_done = state["hour"], state["days_done"]
+        self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})
+        grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
+        flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
+        self._grid_state = GridState(**grid, flow=flow)
+        self._load_day()
+        self._started = True
+
+    def _begin_episode(self) -> tuple[Tensor, Tensor]:
+        energy_mwh = self._drawer.new_episode().to(self.device, self._dtype)
+        self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
+        self._hour = self._days_done = 0
+        self._load_day()
+        idle = self.idle_action().expand(self.num_envs, -1, -1).to(self._dtype)
+        requested = self._devices.requested(idle, self._today.pv_mw[0], self._today.wind_mw[0])
+        # taps from neutral, settled for hour 0 with idle devices
+        self._grid_state = self._grid.settle(self._today.load[0], requested, None, self._tolerance_pu)
+        return self._observe()
+
+    def _next_day(self) -> None:
+        """Midnight of a run that goes on: a new day and a new peak, nothing settled."""
+        self._drawer.next_day()
+        self._account = self._account._replace(peak_mw=torch.zeros_like(self._account.peak_mw))
+        self._hour = 0
+        self._load_day()
+
+    def _load_day(self) -> None:
+        day = self._drawer.today()
+
+        def by_step(values: Tensor) -> Tensor:
+            return values.to(self.device, self._dtype).movedim(-1, 0).contiguous()
+
+        pv_mw, wind_mw = by_step(day.renewables_mw).chunk(2, -1)
+        price = by_step(day.price)
+        self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
+        self._tables: DayTables = self._observer.day_tables(day)
+
+    def _observe(self) -> tuple[Tensor, Tensor]:
+        obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state)
+        return obs.float(), state.float()
+
+    def _bill(self, now: int, applied: Applied, energy_mwh: Tensor, *, settled: bool) -> tuple[Ledger, Tensor]:
+        rule, dt_h = self.scenario.tariff, self.scenario.dt_h
+        grid, price = self._grid_state, self._today.price[now]
+        if self.scenario.settlement == "community":
+            energy_usd = tariff.pool_settlement(
+                grid.party_p_mw, price, export_share=rule.export_share, pool_share=rule.pool_share, dt_h=dt_h
+            )
+        else:
+            energy_usd = tariff.utility_bill(grid.party_p_mw, price, export_share=rule.export_share, dt_h=dt_h)
+        demand_usd, peak_mw = tariff.demand_charge(
+            grid.party_p_mw, grid.head_p_mw, self._account.peak_mw, usd_per_mw=rule.demand_charge_usd_per_mw
+        )
+        terminal_usd = torch.zeros_like(energy_mwh)
+        if settled:
+            terminal_usd = tariff.terminal_cost(
+                energy_mwh,
+                self._account.initial_energy_mwh,
+                self._today.highest_price,
+                factor=rule.terminal_price_factor,
+                adder_usd_per_mwh=rule.terminal_price_adder_usd_per_mwh,
+            )
+        ledger = Ledger(
+            energy_usd=energy_usd,
+            demand_usd=demand_usd,
+            safety_usd=self._grid.safety_penalty(grid, dt_h),
+            generator_usd=self._devices.generator_cost(applied.generator_p_mw),
+            terminal_usd=terminal_usd,
+            failure_usd=dt_h * self.scenario.safety.failed_flow_usd_per_h * ~grid.converged,
+        )
+        return ledger, peak_mw
+
+    def _check_actions(self, actions: Tensor) -> None:
+        if not self._started:
+            raise ValueError("call reset() before step()")
+        if tuple(actions.shape) != self.action_shape:
+            raise ValueError(
+                f"actions must have shape {self.action_shape} (copies, agents, {self.action_names}), "
+                f"got {tuple(actions.shape)}"
+            )
+        if not torch.isfinite(actions).all():
+            copy, agent, column = torch.nonzero(~torch.isfinite(actions))[0].tolist()
+            raise ValueError(
+                f"actions must be finite, got {actions[copy, agent, column]} for "
+                f"{self.action_names[column]} of {self.agents[agent]} in copy {copy}"
+            )
+
+
+def _box(width: int, bound: float) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-bound, bound, (width,), np.float32)
+
+
+def _tolerance_pu(settings: EnvSettings) -> float:
+    if settings.dtype == "float64":
+        return DOUBLE_TOLERANCE_PU
+    return EVALUATION_TOLERANCE_PU if settings.evaluation else TRAINING_TOLERANCE_PU

@@ -1,0 +1,229 @@
+"""Own observations and the critic's global state (environment.md section 8).
+
+Data flow: `ExogenousDay` -> `DayTables` once a day; each step one row of them, the devices and `GridState` -> obs
+(B, A, O) and state (B, S). Every column has a name with its unit; all are scaled to about [-1, 1].
+"""
+
+from math import pi
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.devices import Devices
+from envs.exogenous import ExogenousDay
+from envs.grid import Grid, GridState
+from envs.scenario import Scenario
+from envs.settings import CriticState
+
+PRICE_HOURS = 12  # prices shown ahead
+FORECAST_HOURS = 4
+FORECAST_PERSISTENCE = 0.8  # per hour: how fast the load's deviation from yesterday fades
+PRICE_CENTRE_USD_PER_MWH = PRICE_SCALE_USD_PER_MWH = 60.0
+VOLTAGE_SCALE_PU = 0.05
+
+
+class DayTables(NamedTuple):
+    """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left)."""
+
+    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's
+    state: Tensor  # (B, H + 1, F)
+
+
+class Account(NamedTuple):
+    """What the env carries from step to step besides the grid."""
+
+    energy_mwh: Tensor  # (B, A)
+    initial_energy_mwh: Tensor  # (B, A) at the start of the day's account
+    peak_mw: Tensor  # (B,) highest head power of the day
+
+
+class Observer:
+    """Names, scales and assembly of observations for one scenario."""
+
+    def __init__(self, scenario: Scenario, grid: Grid, devices: Devices, critic_state: CriticState) -> None:
+        self._grid, self._devices = grid, devices
+        self._privileged = critic_state == "privileged"
+        self._per_hour, self._steps = scenario.steps_per_hour, scenario.steps_per_day
+        self._like = devices.efficiency
+        self._load_mw = grid.area_load_mw.to(self._like).clamp(min=1e-6)  # (1 + A,) nominal, a scale too
+        self._pcc_scale_mw = self._load_mw[1:] + devices.battery_p_max_mw
+        self._rated_mw = torch.cat([devices.pv_p_max_mw, devices.wind_p_max_mw]).clamp(min=1e-6)[:, None]
+        self._path_length = max(map(len, grid.tap_paths), default=0)
+        no_tap = len(grid.net.regulators)  # a column of zeros stands behind the taps
+        self._tap_columns = torch.tensor(
+            [path + [no_tap] * (self._path_length - len(path)) for path in grid.tap_paths], device=self._like.device
+        )
+        self._calendar = self._calendar_columns()
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """Names of the O own-observation columns."""
+        taps = [f"tap_{k}_of_path" for k in range(self._path_length)]
+        local = ["pcc_p_mw", "pcc_q_mvar", "pcc_v_pu", "area_v_min_pu", "area_v_max_pu"]
+        return (
+            "energy_mwh",
+            "initial_energy_mwh",
+            *_shared_names(),
+            *_local_names(),
+            *local,
+            "head_p_mw",
+            "peak_mw",
+            *taps,
+        )
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the S state columns."""
+        feeder, *agents = self._grid.area_names
+        each = [f"{agent}.{name}" for agent in agents for name in _local_names()]
+        future = [
+            f"{name}_plus_{k}h"
+            for name in ("price_usd_per_mwh", f"{feeder}.load_mw", *(f"{agent}.net_load_mw" for agent in agents))
+            for k in range(1, 24)
+        ]
+        devices = [f"{agent}.{name}" for name in ("energy_mwh", "initial_energy_mwh") for agent in agents]
+        pcc = [f"{agent}.{name}" for name in ("pcc_p_mw", "pcc_q_mvar", "pcc_v_pu") for agent in agents]
+        ranges = [f"{area}.v_{end}_pu" for end in ("min", "max") for area in self._grid.area_names]
+        taps = [f"tap_{regulator.name}" for regulator in self._grid.net.regulators]
+        return (
+            *_shared_names(),
+            f"{feeder}.load_mw",
+            *each,
+            *(future if self._privileged else ()),
+            *devices,
+            *pcc,
+            *ranges,
+            "head_p_mw",
+            "peak_mw",
+            *taps,
+        )
+
+    def day_tables(self, day: ExogenousDay) -> DayTables:
+        """All exogenous columns of a day, on the env's device."""
+        shared = self._shared_columns(day)  # (B, H, 22)
+        local, net_mw = self._local_columns(day)  # (B, H, A, 7), (B, 2H, A)
+        agents = local.shape[2]
+        feeder_load = 2 * day.load[:, 0] - 1  # (B, H)
+        own = torch.cat([shared[:, :, None].expand(-1, -1, agents, -1), local], -1)
+        state = [shared, feeder_load[..., None], local.flatten(2)]
+        if self._privileged:
+            today = net_mw[:, self._steps :] / self._load_mw[1:].double()
+            price = _scaled_price(day.price)[..., None]
+            state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
+        return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
+
+    def observe(self, tables: DayTables, step: int, account: Account, state: GridState) -> tuple[Tensor, Tensor]:
+        """Observations (B, A, O) and global state (B, S) before the action of `step` (0 .. H)."""
+        devices, grid = self._devices, self._grid
+        span = devices.energy_max_mwh - devices.energy_min_mwh
+        energy = torch.stack([account.energy_mwh, account.initial_energy_mwh])
+        charge = 2 * (energy - devices.energy_min_mwh) / span - 1  # (2, B, A)
+        pcc = torch.stack(
+            [
+                state.party_p_mw[:, 1:] / self._pcc_scale_mw,
+                state.pcc_q_mvar / self._pcc_scale_mw,
+                (state.v_pu[:, grid.pcc_buses] - 1) / VOLTAGE_SCALE_PU,
+            ]
+        )  # (3, B, A)
+        v_range = (torch.stack(grid.voltage_range(state)) - 1) / VOLTAGE_SCALE_PU  # (2, B, 1 + A)
+        head = torch.stack([state.head_p_mw, account.peak_mw], -1) / self._load_mw.sum()  # (B, 2)
+        taps = grid.tap_position(state)
+        padded = torch.cat([taps, taps.new_zeros(len(taps), 1)], -1)
+        agents = charge.shape[2]
+        obs = torch.cat(
+            [
+                charge.movedim(0, -1),
+                tables.own[:, step],
+                pcc.movedim(0, -1),
+                v_range[..., 1:].movedim(0, -1),
+                head[:, None].expand(-1, agents, -1),
+                padded[:, self._tap_columns],
+            ],
+            -1,
+        )
+        rows = (charge, pcc, v_range)
+        flat = [part.movedim(0, 1).flatten(1) for part in rows]
+        return obs, torch.cat([tables.state[:, step], *flat, head, taps], -1)
+
+    def _calendar_columns(self) -> Tensor:
+        """(H, 3): share of the day left, sin and cos of the hour."""
+        step = torch.arange(self._steps, dtype=torch.float64)
+        angle = 2 * pi * step / self._steps
+        return torch.stack([1 - step / self._steps, angle.sin(), angle.cos()], -1)
+
+    def _shared_columns(self, day: ExogenousDay) -> Tensor:
+        """(B, H, 22): calendar, the price now and ahead, and the rest of the day's prices."""
+        copies, steps = day.price.shape
+        angle = 2 * pi * day.weekday.double() / 7
+        week = torch.stack([angle.sin(), angle.cos()], -1)[:, None].expand(-1, steps, -1)
+        calendar = self._calendar.expand(copies, -1, -1)
+        now = torch.arange(steps)
+        ahead = (now[:, None] + self._per_hour * torch.arange(PRICE_HOURS + 1)) % steps
+        price = day.price
+        backwards = price.flip(1)
+        mean = backwards.cumsum(1).flip(1) / (steps - now)
+        lowest, highest = backwards.cummin(1).values.flip(1), backwards.cummax(1).values.flip(1)
+        later = now > now[:, None]  # [t, s]: step s comes after t
+        cheaper = ((price[:, None, :] < price[:, :, None]) & later).sum(-1) / later.sum(-1).clamp(min=1)
+        rest = torch.stack([_scaled_price(mean), _scaled_price(lowest), _scaled_price(highest), 2 * cheaper - 1], -1)
+        return torch.cat([calendar, week, _scaled_price(price[:, ahead]), rest], -1)
+
+    def _local_columns(self, day: ExogenousDay) -> tuple[Tensor, Tensor]:
+        """(B, H, A, 7) load, PV and wind now and the net-load forecast; net load of both days (B, 2H, A) in MW.
+
+        Forecast at +k h: yesterday's load at that hour + 0.8^k times the load's present deviation from
+        yesterday, minus yesterday's PV and wind.
+        """
+        steps, per_hour = self._steps, self._per_hour
+        scale_mw = self._load_mw[1:].double().cpu()
+        load_mw = torch.cat([day.yesterday_load, day.load], -1)[:, 1:] * scale_mw[:, None]  # (B, A, 2H)
+        plants_mw = torch.cat([day.yesterday_renewables_mw, day.renewables_mw], -1)
+        pv_mw, wind_mw = plants_mw.chunk(2, 1)
+        net_mw = load_mw - pv_mw - wind_mw
+        deviation_mw = load_mw[..., steps:] - load_mw[..., :steps]
+        forecast = [
+            net_mw[..., k * per_hour : k * per_hour + steps] + FORECAST_PERSISTENCE**k * deviation_mw
+            for k in range(1, FORECAST_HOURS + 1)
+        ]
+        pv, wind = (day.renewables_mw / self._rated_mw.cpu()).chunk(2, 1)
+        columns = [2 * day.load[:, 1:] - 1, pv, wind, *(f / scale_mw[:, None] for f in forecast)]
+        return torch.stack(columns, -1).transpose(1, 2), net_mw.transpose(1, 2)
+
+    def _future(self, series: Tensor) -> Tensor:
+        """(B, H, C) -> (B, H, 23 C): each series at +1 .. +23 h, 0 beyond midnight."""
+        now = torch.arange(self._steps)[:, None]
+        later = now + self._per_hour * torch.arange(1, 24)
+        inside = (later < self._steps)[..., None]
+        return (series[:, later.clamp(max=self._steps - 1)] * inside).transpose(2, 3).flatten(2)
+
+    def _with_last_row(self, table: Tensor) -> Tensor:
+        last = table[:, :1].clone()
+        last[..., 0] = 0.0  # the first column is the share of the day left
+        return torch.cat([table, last], 1).to(self._like)
+
+
+def _scaled_price(usd_per_mwh: Tensor) -> Tensor:
+    return (usd_per_mwh - PRICE_CENTRE_USD_PER_MWH) / PRICE_SCALE_USD_PER_MWH
+
+
+def _shared_names() -> tuple[str, ...]:
+    prices = [f"price_usd_per_mwh_plus_{k}h" for k in range(1, PRICE_HOURS + 1)]
+    return (
+        "day_left_share",
+        "hour_sin",
+        "hour_cos",
+        "weekday_sin",
+        "weekday_cos",
+        "price_usd_per_mwh",
+        *prices,
+        "rest_price_mean_usd_per_mwh",
+        "rest_price_min_usd_per_mwh",
+        "rest_price_max_usd_per_mwh",
+        "rest_cheaper_share",
+    )
+
+
+def _local_names() -> tuple[str, ...]:
+    forecast = [f"net_load_mw_plus_{k}h" for k in range(1, FORECAST_HOURS + 1)]
+    return ("load_mw", "pv_available_mw", "wind_available_mw", *forecast)

@@ -1,0 +1,306 @@
+r"""Batched radial power flow: B operating points of one network at once (environment.md section 2).
+
+Data flow: `Network`, injections, taps -> `FlowSolver` -> `FlowState` -> regulators, billing, safety. With tau_j the
+product of the ratios on the path to bus j, U = V / tau and J = I conj(tau), the tap positions leave the tree and
+every copy may have its own:
+
+    J = downstream_sum(conj(S / U) + y |tau|^2 U),    U <- V_0 - path_sum(z / |tau_parent|^2 J)
+
+S is consumption here, the API's injections are generation positive. Complex numbers are stored as a leading axis of
+two (real, imaginary), because the hot loop is a real matrix product.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs.power.network import BASE_MVA, Network
+
+LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
+MAX_SWEEPS = 60
+COMPACT_BELOW = 0.7  # drop finished copies from the work arrays when fewer than this share still run
+PREFIX_SUM_BUSES = 512  # beyond, prefix sums (O(N)) beat the dense product
+DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
+
+
+class FlowState(NamedTuple):
+    """Raw solution: what the env carries from hour to hour. C copies."""
+
+    u: Tensor  # (2, C, N) voltage divided by the ratios on its path
+    tau2: Tensor  # (C, N) |product of the ratios on the path|^2
+    converged: Tensor  # (C,) bool
+    sweeps: Tensor  # (C,) int64
+
+
+class PowerFlow(NamedTuple):
+    """Solution of `solve_power_flow`. L lines and X transformers in the order of `net.branch_names`."""
+
+    v_pu: Tensor  # (B, N) complex
+    converged: Tensor  # (B,) bool
+    iterations: Tensor  # (B,) sweeps used
+    line_loading: Tensor  # (B, L) series current at the parent side / ampacity
+    trafo_loading: Tensor  # (B, X) current at the parent side / rated current at nominal voltage
+    source_p_mw: Tensor  # (B,) power from the slack bus into the network
+    source_q_mvar: Tensor  # (B,)
+    losses_mw: Tensor  # (B,) series and shunt losses
+
+
+def solve_power_flow(
+    net: Network,
+    p_mw: Tensor,
+    q_mvar: Tensor,
+    tap: Tensor | None = None,
+    *,
+    tolerance_pu: float | None = None,
+    v_init: Tensor | None = None,
+) -> PowerFlow:
+    """Solve B operating points; dtype and device are those of `p_mw`.
+
+    Args:
+        net: the network, N buses and R regulators.
+        p_mw: (B, N) or (N,) real injections, generation positive.
+        q_mvar: like `p_mw`, reactive.
+        tap: (B, R) tap positions of `net.regulators`; None: neutral.
+        tolerance_pu: largest change of a voltage in the last sweep; default 1e-10 in float64, 1e-6 in float32.
+        v_init: (B, N) complex start, such as an earlier solution; default: no load.
+
+    Returns:
+        A `PowerFlow`. A copy that does not converge in 60 sweeps has `converged` False; nothing is raised.
+
+    Raises:
+        ValueError: wrong shapes or dtypes, or a tolerance that is not positive.
+    """
+    p_mw, q_mvar = torch.atleast_2d(p_mw), torch.atleast_2d(q_mvar)
+    count = len(net.regulators)
+    tap = p_mw.new_zeros(len(p_mw), count) if tap is None else torch.atleast_2d(tap).to(p_mw)
+    if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
+        raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
+    for name, value, width in (("p_mw", p_mw, net.num_buses), ("q_mvar", q_mvar, net.num_buses), ("tap", tap, count)):
+        if value.shape != (len(p_mw), width):
+            raise ValueError(f"{name} must have shape ({len(p_mw)}, {width}), got {tuple(value.shape)}")
+    tolerance_pu = DEFAULT_TOLERANCE_PU[p_mw.dtype] if tolerance_pu is None else tolerance_pu
+    if not tolerance_pu > 0:
+        raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
+    solver = FlowSolver(net, p_mw.device, p_mw.dtype)
+    tau2 = solver.tau_squared(tap)
+    u_init = None if v_init is None else solver.referred(v_init, tau2)
+    state = solver.solve(-p_mw / BASE_MVA, -q_mvar / BASE_MVA, tau2, tolerance_pu, u_init)
+    currents = solver.currents(state, -p_mw / BASE_MVA, -q_mvar / BASE_MVA)
+    loading = currents.i_squared_pu.sqrt() / solver.rating_pu
+    source_p, source_q = currents.power(slice(0, 1))
+    return PowerFlow(
+        v_pu=solver.voltage(state),
+        converged=state.converged,
+        iterations=state.sweeps,
+        line_loading=loading[:, solver.line_columns],
+        trafo_loading=loading[:, solver.trafo_columns],
+        source_p_mw=source_p[:, 0] * BASE_MVA,
+        source_q_mvar=source_q[:, 0] * BASE_MVA,
+        losses_mw=solver.losses(state, currents) * BASE_MVA,
+    )
+
+
+@dataclass(frozen=True)
+class Currents:
+    """What a solution implies for the branches."""
+
+    u: Tensor  # (2, C, N) referred voltages
+    j: Tensor  # (2, C, N) referred series current above each bus; at the slack bus the whole injection
+    i_squared_pu: Tensor  # (C, N) |series current|^2 at the parent side of each branch; 0 at the slack bus
+    parent: Tensor  # (N,)
+
+    def power(self, columns: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Real and reactive power into the branches above some buses, at their parent buses, (C, n) pu each.
+
+        The slack bus (column 0) stands for the source.
+        """
+        u, j = self.u[:, :, self.parent[columns]], self.j[:, :, columns]
+        return u[0] * j[0] + u[1] * j[1], u[1] * j[0] - u[0] * j[1]
+
+
+class FlowSolver:
+    """The constants of one network on one device and dtype, and the sweeps over them."""
+
+    def __init__(self, net: Network, device: torch.device, dtype: torch.dtype) -> None:
+        def real(values: Tensor) -> Tensor:
+            return values.to(device, dtype)
+
+        self.dtype = dtype
+        self.parent = net.parent.to(device)
+        self.rating_pu = real(net.rating_pu)
+        self.line_columns = torch.nonzero(~net.is_trafo).flatten()[1:].to(device)  # [0] is the slack bus
+        self.trafo_columns = torch.nonzero(net.is_trafo).flatten().to(device)
+        path = net.path_matrix()
+        fixed_tau = torch.exp(torch.log(net.ratio) @ path.to(torch.complex128))
+        self._fixed_log_tau2 = real(2 * fixed_tau.abs().log())
+        self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle()).to(
+            device, torch.complex128 if dtype == torch.float64 else torch.complex64
+        )
+        regulated = [regulator.bus for regulator in net.regulators]
+        self._regulator_path = real(path[regulated])  # (R, N)
+        self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
+        self._r, self._x = real(net.z_pu.real), real(net.z_pu.imag)
+        self._g, self._b = real(net.y_pu.real), real(net.y_pu.imag)
+        self._slack = real(torch.tensor([net.slack_v_pu.real, complex(net.slack_v_pu).imag])).view(2, 1, 1)
+        self._sums = _PrefixSums(net, device) if net.num_buses > PREFIX_SUM_BUSES else _DenseSums(real(path))
+
+    def tau_squared(self, tap: Tensor) -> Tensor:
+        """(C, R) tap positions -> (C, N) squared product of all ratios on the path to each bus."""
+        log_ratio = torch.log1p(self._step_pu * tap)
+        return torch.exp(2 * log_ratio @ self._regulator_path + self._fixed_log_tau2)
+
+    def flat_start(self, copies: int) -> Tensor:
+        """(2, C, N) voltages at no load."""
+        return self._slack.expand(2, copies, len(self.parent)).contiguous()
+
+    def referred(self, v_pu: Tensor, tau2: Tensor) -> Tensor:
+        """(C, N) complex voltages -> (2, C, N)."""
+        u = v_pu / (self._rotation * tau2.sqrt())
+        return torch.stack([u.real, u.imag]).to(self.dtype)
+
+    def voltage(self, state: FlowState) -> Tensor:
+        """(C, N) complex voltages."""
+        return torch.complex(state.u[0], state.u[1]) * state.tau2.sqrt() * self._rotation
+
+    def v_squared(self, state: FlowState) -> Tensor:
+        """(C, N) squared voltage magnitudes."""
+        return (state.u[0].square() + state.u[1].square()) * state.tau2
+
+    def solve(self, p: Tensor, q: Tensor, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
+        """Sweep until every copy has converged or 60 sweeps are over.
+
+        A copy stops at its own last sweep, so that its result does not depend on the others.
+
+        Args:
+            p: (C, N) real consumption in pu.
+            q: (C, N) reactive consumption in pu.
+            tau2: (C, N) from `tau_squared`.
+            tolerance_pu: largest |dU| of the last sweep.
+            u_init: (2, C, N) start; default no load.
+        """
+        u = self.flat_start(len(p)) if u_init is None else u_init.clone()
+        converged = torch.zeros(len(p), dtype=torch.bool, device=p.device)
+        sweeps = torch.zeros(len(p), dtype=torch.int64, device=p.device)
+        rows = torch.arange(len(p), device=p.device)  # of the copies that `work` holds
+        work = _Sweep(self, p, q, tau2, u)
+        running = torch.ones_like(converged)
+        for _ in range(MAX_SWEEPS):
+            change2 = work.advance()
+            sweeps[rows] += running
+            done = running & (change2 < tolerance_pu**2)
+            remaining = int(running.sum() - done.sum())
+            if remaining == len(running):
+                continue
+            u[:, rows[done]] = work.u[:, done]
+            converged[rows[done]] = True
+            if remaining == 0:
+                return FlowState(u, tau2, converged, sweeps)
+            running = running & ~done
+            if remaining < COMPACT_BELOW * len(running):
+                work, rows = work.select(running), rows[running]
+                running = torch.ones_like(rows, dtype=torch.bool)
+        u[:, rows[running]] = work.u[:, running]
+        return FlowState(u, tau2, converged, sweeps)
+
+    def currents(self, state: FlowState, p: Tensor, q: Tensor) -> Currents:
+        """Branch currents of a solution; p and q as in `solve`."""
+        j = self._sums.downstream(_Sweep(self, p, q, state.tau2, state.u).bus_currents())
+        i_squared = (j[0].square() + j[1].square()) / state.tau2[:, self.parent]
+        i_squared[:, 0] = 0.0  # no branch above the slack bus
+        return Currents(state.u, j, i_squared, self.parent)
+
+    def losses(self, state: FlowState, currents: Currents) -> Tensor:
+        """(C,) series and shunt losses in pu."""
+        return (currents.i_squared_pu * self._r + self.v_squared(state) * self._g).sum(-1)
+
+
+class _Sweep:
+    """The copies that still iterate, and the constants of their solve."""
+
+    def __init__(self, solver: FlowSolver, p: Tensor, q: Tensor, tau2: Tensor, u: Tensor) -> None:
+        tau2_parent = tau2[:, solver.parent]
+        self._sums, self._slack = solver._sums, solver._slack
+        self._constants = (
+            p,
+            q,
+            tau2 / LOW_VOLTAGE_PU**2,
+            solver._g * tau2,
+            solver._b * tau2,
+            solver._r / tau2_parent,
+            solver._x / tau2_parent,
+        )
+        self.u = u
+        self._next = torch.empty_like(u)
+
+    def bus_currents(self) -> Tensor:
+        """conj(S / U) + y tau^2 U at every bus, (2, C, N); constant power down to 0.8 pu."""
+        p, q, limit, g, b, _, _ = self._constants
+        u_re, u_im = self.u
+        weight = torch.addcmul(u_re * u_re, u_im, u_im).reciprocal_()
+        torch.minimum(weight, limit, out=weight)
+        active = torch.addcmul(g, p, weight)
+        reactive = torch.addcmul(b, q, weight, value=-1.0).neg_()
+        current = torch.empty_like(self.u)
+        torch.mul(active, u_re, out=current[0]).addcmul_(reactive, u_im)
+        torch.mul(active, u_im, out=current[1]).addcmul_(reactive, u_re, value=-1.0)
+        return current
+
+    def advance(self) -> Tensor:
+        """One sweep; returns the largest squared change of each copy, (C,)."""
+        r, x = self._constants[-2:]
+        current = self._sums.downstream(self.bus_currents())
+        drop = torch.empty_like(current)
+        torch.mul(r, current[0], out=drop[0]).addcmul_(x, current[1], value=-1.0)
+        torch.mul(r, current[1], out=drop[1]).addcmul_(x, current[0])
+        torch.sub(self._slack, self._sums.path(drop), out=self._next)
+        change = self._next - self.u
+        self.u, self._next = self._next, self.u
+        return torch.addcmul(change[0] * change[0], change[1], change[1]).amax(-1)
+
+    def select(self, keep: Tensor) -> "_Sweep":
+        """The same solve for fewer copies."""
+        other = object.__new__(_Sweep)
+        other._sums, other._slack = self._sums, self._slack
+        other._constants = tuple(constant[keep] for constant in self._constants)
+        other.u = self.u[:, keep]
+        other._next = torch.empty_like(other.u)
+        return other
+
+
+class _DenseSums:
+    """Sums over subtrees and paths as products with one 0/1 matrix and its transpose."""
+
+    def __init__(self, path: Tensor) -> None:
+        self._path = path.contiguous()
+        self._path_t = path.T.contiguous()
+
+    def downstream(self, values: Tensor) -> Tensor:
+        """(2, C, N): each bus gets the sum over its subtree."""
+        return (values.flatten(0, 1) @ self._path_t).view_as(values)
+
+    def path(self, values: Tensor) -> Tensor:
+        """(2, C, N): each bus gets the sum over its path to the slack."""
+        return (values.flatten(0, 1) @ self._path).view_as(values)
+
+
+class _PrefixSums:
+    """The same sums for large networks, O(N): a subtree is a range of the depth-first order.
+
+    Running sums are float64: a difference of two of them must keep float32 precision.
+    """
+
+    def __init__(self, net: Network, device: torch.device) -> None:
+        self._end = net.subtree_end.to(device)
+
+    def downstream(self, values: Tensor) -> Tensor:
+        """(2, C, N): each bus gets the sum over its subtree."""
+        running = torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
+        return (running[..., self._end] - running[..., :-1]).to(values.dtype)
+
+    def path(self, values: Tensor) -> Tensor:
+        """(2, C, N): each bus gets the sum over its path to the slack."""
+        steps = torch.nn.functional.pad(values.double(), (0, 1))
+        steps.index_add_(-1, self._end, -values.double())
+        return steps.cumsum(-1)[..., :-1].to(values.dtype)

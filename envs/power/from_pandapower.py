@@ -1,0 +1,159 @@
+"""Convert a radial pandapower network to a `Network`.
+
+Supported: lines (parallel, shunt conductance), two-winding transformers (off-nominal taps, phase shift, parallel,
+magnetising branch as pandapower's T model), shunts, constant-power loads, static generators, one external grid,
+closed and open switches, elements out of service. Every other non-empty element table is refused by name. The
+transformers' tap positions are taken as they stand: the result has no regulators.
+"""
+
+from cmath import exp, phase
+from math import degrees, pi, radians
+from typing import Any
+
+from envs.power.builder import Branch, NetworkBuilder
+from envs.power.network import BASE_MVA, Network
+
+SUPPORTED = ("bus", "line", "trafo", "load", "sgen", "shunt", "ext_grid", "switch")
+IGNORED = ("measurement", "pwl_cost", "poly_cost", "controller", "group", "bus_geodata", "line_geodata")
+Y_ZERO = 0j
+
+
+def network_from_pandapower(net: Any) -> Network:
+    """Convert `net`; bus ids of the result are pandapower's bus indices.
+
+    Raises:
+        ValueError: an unsupported element (named), a loop, a bus without supply, not exactly one external grid.
+    """
+    _refuse_unsupported(net)
+    grids = net.ext_grid[net.ext_grid.in_service]
+    if len(grids) != 1:
+        raise ValueError(f"the network must have exactly one external grid in service, got {len(grids)}")
+    grid = grids.iloc[0]
+    builder = NetworkBuilder(int(grid.bus), complex(grid.vm_pu * exp(1j * radians(grid.va_degree))))
+    in_service = net.bus[net.bus.in_service]
+    for bus, row in in_service.iterrows():
+        builder.add_bus(int(bus), float(row.vn_kv))
+    for switch in net.switch[(net.switch.et == "b") & net.switch.closed].itertuples():
+        if getattr(switch, "z_ohm", 0.0):
+            raise ValueError(f"switch {switch.Index} has an impedance (z_ohm); only ideal switches are supported")
+        builder.fuse(int(switch.bus), int(switch.element))
+    _add_lines(net, builder, set(in_service.index))
+    _add_trafos(net, builder, set(in_service.index))
+    for shunt in _connected(net.shunt, in_service.index):
+        base_kv = builder.base_kv(int(shunt.bus))
+        s_mva = complex(shunt.p_mw, shunt.q_mvar) * shunt.step * (base_kv / shunt.vn_kv) ** 2
+        builder.add_shunt(int(shunt.bus), s_mva.conjugate() / BASE_MVA)
+    for load in _connected(net.load, in_service.index):
+        builder.add_load(int(load.bus), load.p_mw * load.scaling, load.q_mvar * load.scaling)
+    for sgen in _connected(net.sgen, in_service.index):
+        builder.add_generation(int(sgen.bus), sgen.p_mw * sgen.scaling, sgen.q_mvar * sgen.scaling)
+    return builder.build()
+
+
+def _refuse_unsupported(net: Any) -> None:
+    import pandas as pd  # noqa: PLC0415 - comes with pandapower, which is imported only where it is used
+
+    for table in net:
+        frame = net[table]
+        if not isinstance(frame, pd.DataFrame) or table.startswith(("_", "res_")) or table in (*SUPPORTED, *IGNORED):
+            continue
+        if "in_service" in frame and frame.in_service.any():
+            raise ValueError(
+                f"pandapower table {table!r} is not supported ({int(frame.in_service.sum())} elements in "
+                f"service); supported are {', '.join(SUPPORTED)}"
+            )
+    for column in [name for name in net.load if name.startswith(("const_z", "const_i"))]:
+        if net.load.loc[net.load.in_service, column].any():
+            raise ValueError(f"loads with {column} are not supported; set it to 0 (constant power)")
+    if "tap_dependency_table" in net.trafo and net.trafo.tap_dependency_table.fillna(False).astype(bool).any():
+        raise ValueError("trafo.tap_dependency_table is not supported; set it to False")
+
+
+def _connected(table: Any, buses: Any) -> Any:
+    return table[table.in_service & table.bus.isin(buses)].itertuples()
+
+
+def _open_ends(net: Any, kind: str) -> dict[int, set[int]]:
+    """Element -> its buses with an open switch."""
+    ends: dict[int, set[int]] = {}
+    for switch in net.switch[(net.switch.et == kind) & ~net.switch.closed].itertuples():
+        ends.setdefault(int(switch.element), set()).add(int(switch.bus))
+    return ends
+
+
+def _add_lines(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
+    open_ends = _open_ends(net, "l")
+    for line in net.line[net.line.in_service].itertuples():
+        ends = [int(line.from_bus), int(line.to_bus)]
+        open_at = open_ends.get(int(line.Index), set()) | (set(ends) - buses)
+        live = [bus for bus in ends if bus not in open_at]
+        if not live:
+            continue
+        z_base = builder.base_kv(live[0]) ** 2 / BASE_MVA
+        length = line.length_km
+        z = complex(line.r_ohm_per_km, line.x_ohm_per_km) * length / line.parallel / z_base
+        y_siemens = complex(line.g_us_per_km * 1e-6, 2 * pi * net.f_hz * line.c_nf_per_km * 1e-9)
+        half = y_siemens * length * line.parallel * z_base / 2
+        if len(live) == 1:  # charged from one end: the open end's half in series with the line
+            builder.add_shunt(live[0], half + (half / (1 + z * half)))
+            continue
+        rating = 3**0.5 * builder.base_kv(ends[0]) * line.max_i_ka * line.df * line.parallel / BASE_MVA
+        name = str(line.name if line.name is not None else f"line {line.Index}")
+        builder.add_branch(Branch(name=name, a=ends[0], b=ends[1], z_pu=z, y_a_pu=half, y_b_pu=half, rating_pu=rating))
+
+
+def _add_trafos(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
+    open_ends = _open_ends(net, "t")
+    for trafo in net.trafo[net.trafo.in_service].itertuples():
+        ends = {int(trafo.hv_bus), int(trafo.lv_bus)}
+        if int(trafo.Index) in open_ends or not ends <= buses:
+            continue  # pandapower takes such a transformer out of service
+        builder.add_branch(_trafo_branch(trafo, builder))
+
+
+def _trafo_branch(trafo: Any, builder: NetworkBuilder) -> Branch:
+    """The T model of pandapower turned into an equivalent pi behind an ideal ratio at the hv bus."""
+    vn_hv, vn_lv, shift = _tapped_voltages(trafo)
+    lv_turns = vn_lv / builder.base_kv(int(trafo.lv_bus))
+    ratio = (vn_hv / builder.base_kv(int(trafo.hv_bus))) / lv_turns * exp(1j * radians(shift))
+    per_unit = BASE_MVA / trafo.sn_mva * lv_turns**2 / trafo.parallel
+    r = trafo.vkr_percent / 100
+    z = complex(r, ((trafo.vk_percent / 100) ** 2 - r**2) ** 0.5) * per_unit
+    # iron losses refer to the rated voltage, and the magnetising current is what remains of the no-load current
+    g = trafo.pfe_kw * 1e-3 / trafo.sn_mva
+    b = max((trafo.i0_percent / 100) ** 2 - g**2, 0.0) ** 0.5
+    z_half, y, y_end = z / 2, complex(g, -b) / per_unit, Y_ZERO
+    if y:
+        z = 2 * z_half + z_half**2 * y  # star to delta with two equal arms
+        y_end = z_half * y / z
+    return Branch(
+        name=str(trafo.name if trafo.name is not None else f"trafo {trafo.Index}"),
+        a=int(trafo.hv_bus),
+        b=int(trafo.lv_bus),
+        z_pu=z,
+        ratio=ratio,
+        y_a_pu=y_end / abs(ratio) ** 2,
+        y_b_pu=y_end,
+        rating_pu=trafo.sn_mva * trafo.parallel * trafo.df / BASE_MVA,
+        is_trafo=True,
+    )
+
+
+def _tapped_voltages(trafo: Any) -> tuple[float, float, float]:
+    """Rated voltages in kV with the tap applied, and the phase shift in degrees."""
+    voltages = {"hv": float(trafo.vn_hv_kv), "lv": float(trafo.vn_lv_kv)}
+    shift = float(trafo.shift_degree)
+    kind = getattr(trafo, "tap_changer_type", None)
+    if trafo.tap_side not in voltages or trafo.tap_pos != trafo.tap_pos or not isinstance(kind, str):
+        return voltages["hv"], voltages["lv"], shift  # no tap changer: pandapower >= 3 needs its type
+    steps = trafo.tap_pos - trafo.tap_neutral
+    direction = 1 if trafo.tap_side == "hv" else -1
+    angle = radians(trafo.tap_step_degree) if trafo.tap_step_degree == trafo.tap_step_degree else 0.0
+    if kind == "Ideal":
+        return voltages["hv"], voltages["lv"], shift + direction * steps * trafo.tap_step_degree
+    if kind not in ("Ratio", "Symmetrical"):
+        raise ValueError(f"trafo {trafo.Index}: tap_changer_type {kind!r} is not supported; use Ratio or Ideal")
+    step = trafo.tap_step_percent / 100 * steps
+    turned = 1 + step * exp(1j * angle)
+    voltages[trafo.tap_side] *= abs(turned)
+    return voltages["hv"], voltages["lv"], shift + direction * degrees(phase(turned))

@@ -1,0 +1,100 @@
+"""Network: a radial tree in per unit on 1 MVA.
+
+Data flow: tables or pandapower -> `NetworkBuilder` -> `Network` -> `flow.py`. Buses stand in depth-first order, the
+slack bus first, so a subtree is a contiguous range. Branch j is the one above bus j: impedance z on the parent
+side of an ideal ratio k, `V_j = k (V_parent - z I)`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BASE_MVA = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regulator:
+    """An automatic tap changer on branch `bus`, holding that bus's own voltage (environment.md section 3)."""
+
+    name: str
+    bus: int
+    target_pu: float
+    half_band_pu: float
+    step_pu: float
+    tap_min: int
+    tap_max: int
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A radial network of N buses; all tensors float64 or complex128 on the CPU. Immutable."""
+
+    bus_index: tuple[Any, ...]
+    """(N,) the source's bus ids, the order of every (B, N) tensor; the slack bus is first."""
+    parent: Tensor  # (N,) int64; the slack bus is its own parent
+    subtree_end: Tensor  # (N,) int64: the subtree of bus j is j .. subtree_end[j] - 1
+    z_pu: Tensor  # (N,) complex: series impedance above each bus, on the parent side of the ratio; 0 at the slack
+    ratio: Tensor  # (N,) complex: V_j / V_parent at no load with neutral taps
+    y_pu: Tensor  # (N,) complex: charging and capacitors
+    base_kv: Tensor  # (N,)
+    rating_pu: Tensor  # (N,) current rating of the branch above each bus; inf at the slack and where unknown
+    is_trafo: Tensor  # (N,) bool
+    branch_names: tuple[str, ...]
+    slack_v_pu: complex
+    regulators: tuple[Regulator, ...]  # from head to leaf
+    load_p_mw: Tensor  # (N,) nominal consumption
+    load_q_mvar: Tensor  # (N,)
+    generation_p_mw: Tensor  # (N,) nominal static generation
+    generation_q_mvar: Tensor  # (N,)
+    areas: tuple[str, ...]
+    """(N,) area of each bus; empty strings for a network that is not composed."""
+    alias: Mapping[Any, int] = field(default_factory=dict)
+    """Bus id -> position, buses fused by closed switches included."""
+
+    @classmethod
+    def from_tables(cls, path: str | Path) -> "Network":
+        """Read a folder of CSV tables (see `envs/data/networks/README.md`).
+
+        Raises:
+            ValueError: missing files or columns, a loop (named), a disconnected bus.
+        """
+        from envs.power.from_tables import network_from_tables  # noqa: PLC0415 - it builds this class
+        from envs.power.tables import read_tables  # noqa: PLC0415
+
+        return network_from_tables(read_tables(path))
+
+    @classmethod
+    def from_pandapower(cls, net: Any) -> "Network":
+        """Convert a radial pandapower network; see `envs.power.from_pandapower`."""
+        from envs.power.from_pandapower import network_from_pandapower  # noqa: PLC0415 - pandapower is heavy
+
+        return network_from_pandapower(net)
+
+    @property
+    def num_buses(self) -> int:
+        """N, the slack bus included."""
+        return len(self.bus_index)
+
+    def position(self, bus: Any) -> int:
+        """Position of a bus id in every (B, N) tensor.
+
+        Raises:
+            ValueError: no such bus.
+        """
+        if bus not in self.alias:
+            raise ValueError(f"bus {bus!r} is not in the network; buses are {', '.join(map(str, self.bus_index))}")
+        return self.alias[bus]
+
+    def nominal_injections(self) -> tuple[Tensor, Tensor]:
+        """Nominal p_mw and q_mvar, each (N,) float64, generation positive."""
+        return self.generation_p_mw - self.load_p_mw, self.generation_q_mvar - self.load_q_mvar
+
+    def path_matrix(self) -> Tensor:
+        """(N, N) float64: [i, j] is 1 where branch i lies on the path from the slack bus to bus j, j = i included."""
+        position = torch.arange(self.num_buses)
+        inside = (position >= position[:, None]) & (position < self.subtree_end[:, None])
+        return inside.to(torch.float64)

@@ -1,0 +1,43 @@
+"""From settled dollars to rewards and metrics (environment.md section 6).
+
+Data flow: `tariff.py`, `Grid.safety_penalty` -> `Ledger` -> rewards (B, A) and logged metrics.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Ledger(NamedTuple):
+    """All dollars of one step. Parties are the feeder, then the A microgrids."""
+
+    energy_usd: Tensor  # (B, 1 + A) each party's share of the energy bill
+    demand_usd: Tensor  # (B, 1 + A) its share of the peak's rise
+    safety_usd: Tensor  # (B, 1 + A) penalty of the buses and branches it owns
+    generator_usd: Tensor  # (B, A)
+    terminal_usd: Tensor  # (B, A)
+    failure_usd: Tensor  # (B,) for an hour without a power flow
+
+    def cost(self) -> Tensor:
+        """(B,) the community's cost without penalties."""
+        parties = (self.energy_usd + self.demand_usd).sum(-1)
+        return parties + (self.generator_usd + self.terminal_usd).sum(-1)
+
+    def penalty(self) -> Tensor:
+        """(B,) safety penalty and failed flows."""
+        return self.safety_usd.sum(-1) + self.failure_usd
+
+    def rewards(self, *, scale_usd: float, penalty_weight: float) -> Tensor:
+        """(B, A) individual rewards; their mean is -(cost + penalty) / (scale A), the shared reward.
+
+        An agent pays its own share of everything and 1/A of what is the feeder's.
+
+        Args:
+            scale_usd: dollars for one unit of reward.
+            penalty_weight: multiplies the safety penalty in the reward only (`--penalty`).
+        """
+        agents = self.generator_usd.shape[-1]
+        parties = self.energy_usd + self.demand_usd + penalty_weight * self.safety_usd
+        common = (parties[:, 0] + self.failure_usd) / agents
+        own = parties[:, 1:] + self.generator_usd + self.terminal_usd + common[:, None]
+        return -own / scale_usd

@@ -1,0 +1,334 @@
+"""Scenario files: one YAML that describes grid, devices, money and episode; validated, unknown keys are errors.
+
+Data flow: YAML + overrides -> `Scenario` -> network, devices, tariff, profiles -> `MicrogridEnv`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from envs.power.from_tables import network_from_tables
+from envs.power.network import Network
+from envs.power.tables import Tables, compose, read_tables
+
+DATA = Path(str(files("envs") / "data"))
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[NonNegative, NonNegative]
+
+
+def _hour_or_quarter(dt_h: float) -> float:
+    if dt_h not in (1.0, 0.25):
+        raise ValueError("must be 1.0 or 0.25 hours")
+    return dt_h
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class RegulatorSettings(_Model):
+    """Overrides of one automatic tap changer of the tables."""
+
+    target_pu: Positive
+    """Voltage it holds at its secondary bus."""
+    deadband_pu: Positive
+    """Full width of the deadband."""
+
+
+class Battery(_Model):
+    """A battery behind an inverter; power is measured on the AC side, charging positive."""
+
+    bus: str
+    energy_min_mwh: NonNegative
+    energy_max_mwh: Positive
+    p_max_mw: NonNegative
+    """Largest charge and discharge power."""
+    s_max_mva: NonNegative
+    """Apparent power of the inverter; must cover p_max_mw."""
+    efficiency: Annotated[float, Field(gt=0, le=1)]
+    """One-way: eta when charging, 1/eta when discharging."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Battery":
+        if self.energy_min_mwh >= self.energy_max_mwh:
+            raise ValueError(
+                f"energy_min_mwh must be below energy_max_mwh, got {self.energy_min_mwh} and {self.energy_max_mwh}"
+            )
+        if self.s_max_mva < self.p_max_mw:
+            raise ValueError(f"s_max_mva must be at least p_max_mw, got {self.s_max_mva} and {self.p_max_mw}")
+        return self
+
+
+class Generator(_Model):
+    """A dispatchable unit with cost a P^2 + b P + c in $/h; the constant counts every hour."""
+
+    bus: str
+    p_max_mw: NonNegative
+    cost_quadratic_usd_per_mw2h: NonNegative
+    cost_linear_usd_per_mwh: NonNegative
+    cost_constant_usd_per_h: NonNegative
+
+
+class Renewable(_Model):
+    """PV or wind: rated power times a column of the profiles."""
+
+    bus: str
+    p_max_mw: NonNegative
+    profile: str
+    """Column of the profiles, a fraction of rated power."""
+
+
+class Feeder(_Model):
+    """The distribution feeder all microgrids hang on."""
+
+    name: str = "DSO"
+    """Prefix of its buses and its area's name."""
+    network: str
+    """Name of a packaged network or path to a folder of tables."""
+    slack_v_pu: Positive
+    load_scale: NonNegative
+    load_profile: dict[str, NonNegative]
+    """Profile column -> weight; the load multiplier is the weighted sum."""
+    capacitors: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Bank -> steps switched on; banks not named keep the tables' default."""
+    regulators: dict[str, RegulatorSettings] = {}
+    """Tap changer -> settings; those not named keep the tables'."""
+
+
+class Microgrid(_Model):
+    """One microgrid, which is one agent."""
+
+    bus: str
+    """Feeder bus it hangs on."""
+    network: str
+    load_scale: NonNegative
+    load_profile: dict[str, NonNegative]
+    capacitors: dict[str, Annotated[int, Field(ge=0)]] = {}
+    regulators: dict[str, RegulatorSettings] = {}
+    battery: Battery
+    generator: Generator
+    pv: Renewable
+    wind: Renewable
+
+
+class Data(_Model):
+    """Time series: names of packaged series or paths to CSV files."""
+
+    profiles: str
+    """`<name>_hourly` and `<name>_15min` when packaged."""
+    prices: str
+    """Hourly prices; the column is `<price>_usd_per_mwh`."""
+    price: Literal["synthetic", "tou"] = "synthetic"
+    """Which price column to bill with. Only the synthetic price has a noise that training redraws."""
+
+
+class Tariff(_Model):
+    """Prices relative to the import price lambda (environment.md section 5)."""
+
+    export_share: Share
+    """Export pays this share of lambda."""
+    pool_share: Share
+    """Power matched between microgrids is priced at this share of lambda."""
+    demand_charge_usd_per_mw: NonNegative
+    """On the day's highest head power."""
+    terminal_price_factor: NonNegative
+    """A missing MWh at the end of the day costs factor * max(lambda of the day) + adder."""
+    terminal_price_adder_usd_per_mwh: NonNegative
+
+
+class Safety(_Model):
+    """Limits and what exceeding them costs (environment.md section 6)."""
+
+    v_min_pu: Positive
+    v_max_pu: Positive
+    voltage_usd_per_h: NonNegative
+    current_usd_per_h: NonNegative
+    failed_flow_usd_per_h: NonNegative
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Safety":
+        if self.v_min_pu >= self.v_max_pu:
+            raise ValueError(f"v_min_pu must be below v_max_pu, got {self.v_min_pu} and {self.v_max_pu}")
+        return self
+
+
+class Episode(_Model):
+    """How an episode starts, what training randomises, and the scale of the reward."""
+
+    initial_energy_mwh: NonNegative
+    """Energy of every battery at the start of an evaluation day."""
+    training_initial_energy_mwh: Interval
+    """Uniform range of the initial energies in training."""
+    load_factor: Interval
+    """Uniform range of a factor on each area's load, per episode, in training."""
+    renewable_factor: Interval
+    """Uniform range of a factor on each PV and wind plant, per episode, in training."""
+    reward_scale_usd: Positive
+    """Reward = -$ / (reward_scale_usd); 1 for plain dollars."""
+
+    @model_validator(mode="after")
+    def _intervals(self) -> "Episode":
+        for name in ("training_initial_energy_mwh", "load_factor", "renewable_factor"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be [low, high] with low <= high, got [{low}, {high}]")
+        return self
+
+
+class Scenario(_Model):
+    """One complete scenario."""
+
+    name: str
+    description: str = ""
+    dt_h: Annotated[float, AfterValidator(_hour_or_quarter)]
+    """Length of a step in hours, 1 or 0.25."""
+    horizon: Literal["day", "week"]
+    """`day` settles at midnight and terminates; `week` runs on and is truncated after 168 h."""
+    settlement: Literal["community", "individual"]
+    """Bill at the feeder head, pooled; or every connection point on its own."""
+    feeder: Feeder
+    microgrids: Annotated[dict[str, Microgrid], Field(min_length=1)]
+    data: Data
+    tariff: Tariff
+    safety: Safety
+    episode: Episode
+    curtailment: bool = False
+    """Two more actions per microgrid: curtail PV and wind."""
+
+    @model_validator(mode="after")
+    def _energies(self) -> "Scenario":
+        low, high = self.episode.training_initial_energy_mwh
+        for name, microgrid in self.microgrids.items():
+            battery = microgrid.battery
+            for key, value in (
+                ("initial_energy_mwh", self.episode.initial_energy_mwh),
+                ("training_initial_energy_mwh", low),
+                ("training_initial_energy_mwh", high),
+            ):
+                if not battery.energy_min_mwh <= value <= battery.energy_max_mwh:
+                    raise ValueError(
+                        f"episode.{key} must lie within {name}'s battery [{battery.energy_min_mwh}, "
+                        f"{battery.energy_max_mwh}] MWh, got {value}"
+                    )
+        if self.feeder.name in self.microgrids:
+            raise ValueError(f"the feeder's name {self.feeder.name!r} must differ from the microgrids'")
+        return self
+
+    @property
+    def steps_per_hour(self) -> int:
+        """1 or 4."""
+        return round(1 / self.dt_h)
+
+    @property
+    def steps_per_day(self) -> int:
+        """24 or 96."""
+        return 24 * self.steps_per_hour
+
+
+def scenario_names() -> list[str]:
+    """Names of the packaged scenarios."""
+    return sorted(path.stem for path in (DATA / "scenarios").glob("*.yaml"))
+
+
+def load_scenario(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """Read a packaged scenario or a YAML file and merge nested overrides into it.
+
+    Raises:
+        ValueError: unknown name, unreadable YAML, unknown or invalid keys; names the key, the rule and the value.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = DATA / "scenarios" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"--scenario {name_or_path!s} is unknown; use one of {', '.join(scenario_names())} "
+            "or the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"scenario {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"scenario {path} must be a mapping of keys, got {type(content).__name__}")
+    try:
+        return Scenario.model_validate(_merged(content, overrides or {}))
+    except ValidationError as error:
+        raise ValueError(_readable(error, name_or_path)) from error
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _readable(error: ValidationError, name: str | Path) -> str:
+    """One line per problem: where, what is wrong, what was given."""
+    problems = []
+    for item in error.errors():
+        where = ".".join(map(str, item["loc"])) or "scenario"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"unknown key {where!r}: remove it or correct its spelling")
+        elif item["type"] == "missing":
+            problems.append(f"key {where!r} is missing: add it")
+        else:
+            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            problems.append(f"{where}: {item['msg']}{got}")
+    return f"scenario {name}: " + "; ".join(problems)
+
+
+def build_network(scenario: Scenario) -> Network:
+    """Fuse feeder and microgrids into one network with the scenario's scales, capacitors and tap changers.
+
+    Raises:
+        ValueError: a network, feeder bus, capacitor or regulator that does not exist.
+    """
+    feeder = replace(_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
+    microgrids = {name: (_tables(grid), grid.bus) for name, grid in scenario.microgrids.items()}
+    tables = compose(feeder, microgrids, scenario.feeder.name)
+    for name, part in {scenario.feeder.name: scenario.feeder, **scenario.microgrids}.items():
+        tables = _with_regulators(tables, name, part)
+    return network_from_tables(tables)
+
+
+def _tables(part: Feeder | Microgrid) -> Tables:
+    """The part's own tables with its load scale and capacitor steps."""
+    folder = DATA / "networks" / part.network
+    if not folder.is_dir():
+        folder = Path(part.network)
+    if not folder.is_dir():
+        known = sorted(path.name for path in (DATA / "networks").iterdir() if path.is_dir())
+        raise ValueError(f"network {part.network!r} is unknown; use one of {', '.join(known)} or a folder of tables")
+    tables = read_tables(folder)
+    banks = {bank.name: bank for bank in tables.capacitors}
+    for name, steps in part.capacitors.items():
+        if name not in banks or steps > banks[name].n_steps:
+            known = ", ".join(f"{bank.name} (at most {bank.n_steps})" for bank in tables.capacitors)
+            raise ValueError(f"capacitors.{name}: {steps} is not possible in {part.network}; it has {known or 'none'}")
+        banks[name] = replace(banks[name], default_step=steps)
+    loads = [
+        replace(load, p_mw=load.p_mw * part.load_scale, q_mvar=load.q_mvar * part.load_scale) for load in tables.loads
+    ]
+    return replace(tables, capacitors=tuple(banks.values()), loads=tuple(loads))
+
+
+def _with_regulators(tables: Tables, name: str, part: Feeder | Microgrid) -> Tables:
+    trafos = {trafo.name: trafo for trafo in tables.trafos}
+    for key, settings in part.regulators.items():
+        full = f"{name}.{key}"
+        changer = trafos[full].tap_changer if full in trafos else None
+        if changer is None:
+            known = ", ".join(t.name for t in tables.trafos if t.tap_changer is not None)
+            raise ValueError(f"{name}: regulators.{key} does not exist; tap changers are {known}")
+        changer = replace(changer, v_target_pu=settings.target_pu, deadband_pu=settings.deadband_pu)
+        trafos[full] = replace(trafos[full], tap_changer=changer)
+    return replace(tables, trafos=tuple(trafos.values()))

@@ -1,0 +1,119 @@
+"""The boundary between environments and the trainer: `VecEnv` and the `Step` it returns.
+
+Data flow: env -> Step -> rollout -> buffer. Environments may import this module and nothing else of `mappo`.
+Dims: B envs, A agents, O own-observation width, S state width, U action columns, K action-mask columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import gymnasium
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What one step of all B copies returns. Complete: no field is ever missing.
+
+    Auto-reset happens in the same step: `obs` and `state` already belong to the next episode where one
+    ended, `final_obs` and `final_state` to the one that ended. `terminated` and `truncated` are never
+    merged: a time limit is bootstrapped with the value of `final_obs`/`final_state`, a terminal state is not.
+    """
+
+    obs: Tensor  # (B, A, O) after auto-reset: the policy acts on this next
+    state: Tensor  # (B, S) after auto-reset
+    final_obs: Tensor  # (B, A, O) before auto-reset; equals obs where no episode ended
+    final_state: Tensor  # (B, S) before auto-reset
+    rewards: Tensor  # (B, A) each agent's own reward; the trainer reduces (see `reward_mode`)
+    terminated: Tensor  # (B, A) bool: the agent reached a terminal state, its value from here on is 0
+    truncated: Tensor  # (B, A) bool: the episode was cut by a limit and would have gone on
+    alive: Tensor  # (B, A) bool: the agents that act on `obs`; a dead agent's row is padding
+    action_mask: Tensor  # (B, A, K) bool: choices valid on `obs`, all discrete heads side by side; K may be 0
+    metrics: dict[str, Tensor]  # each (B,): for logging only, named in `VecEnv.metric_specs`
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """How one entry of `Step.metrics` is reduced over an episode, and where it is shown."""
+
+    name: str
+    """Key in `Step.metrics`."""
+    unit: str
+    """Unit of the value, `1` for a plain number."""
+    reduce: Literal["sum", "mean", "max", "min", "last"]
+    """Reduction over the steps of one episode; over episodes it is always the mean."""
+    column: str = ""
+    """Heading of its console column; empty: not a console column."""
+    group: str = "train"
+    """TensorBoard group, such as `grid`."""
+
+
+@runtime_checkable
+class VecEnv(Protocol):
+    """A batch of B copies of one multi-agent environment, on one device.
+
+    Actions are one float tensor (B, A, U). A Box head fills one column per dimension with values in [-1, 1]
+    (the env clips and scales), a discrete head one column with the index of the choice.
+    """
+
+    num_envs: int
+    device: torch.device
+    agents: Sequence[str]
+    observation_spaces: Mapping[str, gymnasium.Space[Any]]
+    action_spaces: Mapping[str, gymnasium.Space[Any]]
+    state_dim: int
+
+    def reset(self) -> tuple[Tensor, Tensor]:
+        """Start a new episode in every copy; returns obs (B, A, O) and state (B, S)."""
+        ...
+
+    def step(self, actions: Tensor) -> Step:
+        """Advance every copy by one step with actions (B, A, U)."""
+        ...
+
+    def close(self) -> None:
+        """Release what the env holds (processes, files)."""
+        ...
+
+
+class VecEnvExtras(Protocol):
+    """What a VecEnv may also offer. Each is optional; the default stands in its docstring."""
+
+    metric_specs: Sequence[MetricSpec]
+    """Default: every metric is averaged and none is a console column."""
+    obs_names: Sequence[str]
+    """Names of the O own-observation columns; default: their numbers. Checked when a checkpoint is loaded."""
+    state_names: Sequence[str]
+    """Names of the S state columns; default: their numbers. Checked when a checkpoint is loaded."""
+    action_names: Sequence[str]
+    """Names of the U action columns; default: their numbers. Checked when a checkpoint is loaded."""
+    spec: Mapping[str, Any]
+    """JSON-able keyword arguments that rebuild this env; stored in checkpoints. Default: empty."""
+
+    def initial_masks(self) -> tuple[Tensor, Tensor]:
+        """`alive` (B, A) and `action_mask` (B, A, K) that go with the obs of `reset`; default: all true."""
+        ...
+
+    def idle_action(self) -> Tensor:
+        """(A, U) action in [-1, 1] that does nothing: the policy's initial mean. Default: zeros."""
+        ...
+
+    def episode_score(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """Summary of evaluated episodes from their reduced metrics, each (episodes,).
+
+        Key `score` (higher is better) chooses the best checkpoint. Default: `score` is the mean team return.
+        """
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Named matplotlib figures of the last complete episode. Default: none."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact resume needs, as tensors and plain values. Default: resume restarts the episodes."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
