@@ -54,7 +54,8 @@ class DayDrawer:
         self._copy = torch.arange(num_envs)
         self._starts = torch.tensor(starts)
         grids = scenario.microgrids.values()
-        self._rated_mw = torch.tensor([g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids])[:, None]
+        rated_mw = [g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids]
+        self._rated_mw = torch.tensor(rated_mw, dtype=torch.float64)[:, None]
         self._episode = torch.full((num_envs,), -1)
         self._day = torch.zeros(num_envs, dtype=torch.int64)
         self._day_of_episode = 0

@@ -57,12 +57,36 @@ class VecEnv(Protocol):
     (the env clips and scales), a discrete head one column with the index of the choice.
     """
 
-    num_envs: int
-    device: torch.device
-    agents: Sequence[str]
-    observation_spaces: Mapping[str, gymnasium.Space[Any]]
-    action_spaces: Mapping[str, gymnasium.Space[Any]]
-    state_dim: int
+    # Read-only, so that plain attributes of narrower types (a list of names, a dict of Box) fit as well.
+    @property
+    def num_envs(self) -> int:
+        """Number of copies B."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where every tensor of a Step lives."""
+        ...
+
+    @property
+    def agents(self) -> Sequence[str]:
+        """Names of the A agents, in the order of the agent dim."""
+        ...
+
+    @property
+    def observation_spaces(self) -> Mapping[str, gymnasium.Space[Any]]:
+        """Own-observation space of each agent; narrower ones are zero-padded to O."""
+        ...
+
+    @property
+    def action_spaces(self) -> Mapping[str, gymnasium.Space[Any]]:
+        """Action space of each agent; narrower ones ignore their columns beyond their width."""
+        ...
+
+    @property
+    def state_dim(self) -> int:
+        """Width S of the global state; 0 if there is none."""
+        ...
 
     def reset(self) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; returns obs (B, A, O) and state (B, S)."""

@@ -143,7 +143,8 @@ class FlowSolver:
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
         self._r, self._x = real(net.z_pu.real), real(net.z_pu.imag)
         self._g, self._b = real(net.y_pu.real), real(net.y_pu.imag)
-        self._slack = real(torch.tensor([net.slack_v_pu.real, complex(net.slack_v_pu).imag])).view(2, 1, 1)
+        slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
+        self._slack = real(torch.view_as_real(slack_v_pu)).view(2, 1, 1)
         self._sums = _PrefixSums(net, device) if net.num_buses > PREFIX_SUM_BUSES else _DenseSums(real(path))
 
     def tau_squared(self, tap: Tensor) -> Tensor:

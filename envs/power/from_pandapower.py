@@ -7,7 +7,7 @@ transformers' tap positions are taken as they stand: the result has no regulator
 """
 
 from cmath import exp, phase
-from math import degrees, pi, radians
+from math import degrees, inf, pi, radians
 from typing import Any
 
 from envs.power.builder import Branch, NetworkBuilder
@@ -34,6 +34,8 @@ def network_from_pandapower(net: Any) -> Network:
     for bus, row in in_service.iterrows():
         builder.add_bus(int(bus), float(row.vn_kv))
     for switch in net.switch[(net.switch.et == "b") & net.switch.closed].itertuples():
+        if not {switch.bus, switch.element} <= set(in_service.index):
+            continue
         if getattr(switch, "z_ohm", 0.0):
             raise ValueError(f"switch {switch.Index} has an impedance (z_ohm); only ideal switches are supported")
         builder.fuse(int(switch.bus), int(switch.element))
@@ -99,7 +101,11 @@ def _add_lines(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
             continue
         rating = 3**0.5 * builder.base_kv(ends[0]) * line.max_i_ka * line.df * line.parallel / BASE_MVA
         name = str(line.name if line.name is not None else f"line {line.Index}")
-        builder.add_branch(Branch(name=name, a=ends[0], b=ends[1], z_pu=z, y_a_pu=half, y_b_pu=half, rating_pu=rating))
+        builder.add_branch(Branch(name=name, a=ends[0], b=ends[1], z_pu=z, y_a_pu=half, y_b_pu=half, rating_pu=_known(rating)))
+
+
+def _known(rating_pu: float) -> float:
+    return rating_pu if rating_pu == rating_pu else inf
 
 
 def _add_trafos(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:

@@ -35,7 +35,8 @@ class TapSettler:
         like = solver.rating_pu
 
         def column(name: str) -> Tensor:
-            return torch.tensor([float(getattr(regulator, name)) for regulator in regulators]).to(like)
+            values = [float(getattr(regulator, name)) for regulator in regulators]
+            return torch.tensor(values, dtype=torch.float64).to(like)
 
         self._bus = bus.to(like.device)
         self._levels = [torch.nonzero(depth == level).flatten().to(like.device) for level in depth.unique()]

@@ -1,0 +1,84 @@
+"""Rewards, values and flags -> advantages and returns, as pure functions (algorithm.md 2).
+
+Data flow: buffer and values -> advantages -> update. Dims: T steps, B envs, A agents, V value columns: 1 for a critic
+that values the team's reward once per copy, else A.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ADVANTAGE_EPS = 1e-5
+
+
+class Flags(NamedTuple):
+    """How steps ended, bool, never both."""
+
+    terminated: Tensor
+    truncated: Tensor
+
+
+def team_flags(terminated: Tensor, truncated: Tensor, alive: Tensor) -> Flags:
+    """Per-agent flags (..., A) -> flags of the whole episode (..., 1).
+
+    `alive` says who acted in the step. The team's episode goes on while any agent does; it ends by a time limit, to
+    be bootstrapped, if any of the last agents was cut by one.
+    """
+    ended = (terminated | truncated | ~alive).all(-1, keepdim=True)
+    cut = (truncated & ~terminated & alive).any(-1, keepdim=True)
+    return Flags(ended & ~cut, ended & cut)
+
+
+def agent_flags(terminated: Tensor, truncated: Tensor) -> Flags:
+    """Flags (..., A) of agents with rewards of their own; terminal wins where an env sets both."""
+    return Flags(terminated, truncated & ~terminated)
+
+
+def shape_rewards(rewards: Tensor, mode: str) -> Tensor:
+    """(..., A) -> (..., A) for `individual`, (..., 1) for the team's `mean` or `sum` over all A agents."""
+    if mode == "individual":
+        return rewards
+    return rewards.sum(-1, keepdim=True) if mode == "sum" else rewards.mean(-1, keepdim=True)
+
+
+def next_values(values: Tensor, truncated_rows: tuple[Tensor, Tensor], final_values: Tensor) -> Tensor:
+    """Values (T + 1, B, V) of consecutive rows -> (T, B, V) values of what each step led to, before any auto-reset.
+
+    `truncated_rows` are the (t, b) indices of steps cut by a limit, `final_values` (rows, V) their values. Rows after a
+    terminal step hold the next episode's value, which `gae` ignores.
+    """
+    following = values[1:].clone()
+    following[truncated_rows] = final_values
+    return following
+
+
+def gae(
+    rewards: Tensor, values: Tensor, next_values: Tensor, flags: Flags, *, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al., arXiv:1506.02438).
+
+    All (T, B, V), or broadcast to it. `next_values[t]` values the state reached by step t before any auto-reset, so a
+    time limit bootstraps and a terminal state does not. Values are in reward units (denormalised).
+    Returns advantages and returns, both (T, B, V).
+    """
+    delta = rewards + gamma * next_values * ~flags.terminated - values
+    goes_on = ~(flags.terminated | flags.truncated)
+    decay = gamma * gae_lambda * goes_on.expand_as(delta).to(delta.dtype)
+    advantages, running = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        running = delta[t] + decay[t] * running
+        advantages[t] = running
+    return advantages, advantages + values
+
+
+def normalize_advantages(advantages: Tensor, alive: Tensor, mode: str) -> Tensor:
+    """(T, B, A) to mean 0 and population std 1 over living entries: of the `batch`, of each `agent`, or `none`."""
+    if mode == "none":
+        return advantages
+    dims = (0, 1, 2) if mode == "batch" else (0, 1)
+    weight = alive.to(advantages.dtype)
+    count = weight.sum(dims, keepdim=True).clamp(min=1)
+    mean = (advantages * weight).sum(dims, keepdim=True) / count
+    variance = ((advantages - mean).square() * weight).sum(dims, keepdim=True) / count
+    return (advantages - mean) / (variance.sqrt() + ADVANTAGE_EPS)

@@ -1,0 +1,222 @@
+"""Settings of a training run: one frozen dataclass, checked once, and the named presets.
+
+Data flow: command line or notebook -> TrainConfig -> Trainer, which passes plain numbers on. No other module stores it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+Algo = Literal["mappo", "ippo"]
+PolicySharing = Literal["shared", "independent", "grouped"]
+RewardMode = Literal["mean", "individual", "sum"]
+CriticInput = Literal["auto", "state", "agent"]
+ActionDist = Literal["gaussian", "tanh_gaussian"]
+Activation = Literal["relu", "tanh"]
+AdvantageNorm = Literal["batch", "agent", "none"]
+LrSchedule = Literal["linear", "constant"]
+
+DEFAULT_MINIBATCHES = 16
+DEFAULT_STEPS = 24
+
+
+def flag(name: str) -> str:
+    """Spell a field as the user typed it: `num_steps` -> `--num-steps`."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a training run can be told. The defaults are the preset for the microgrid."""
+
+    algo: Algo = "mappo"
+    """What the critic sees: the global state (mappo) or each agent's own observation (ippo)."""
+    iterations: int = 100
+    """Iterations in total, each one rollout and one update; they stretch the learning-rate schedule."""
+    stop_after: int | None = None
+    """Stop once this many iterations are done in total, without changing the schedule."""
+    policy_sharing: PolicySharing = "shared"
+    """One policy for all agents, one for each, or one for each group of agents with the same spaces."""
+    reward_mode: RewardMode = "mean"
+    """Reward of each agent: the mean or sum over all agents, or its own."""
+    critic_input: CriticInput = "auto"
+    """Critic input: the state once per copy, or a row per agent; auto follows --algo and the reward mode."""
+    action_dist: ActionDist = "gaussian"
+    """Box actions: a Gaussian whose samples are clipped by the env, or one squashed to the bounds by tanh."""
+
+    num_steps: int | None = None
+    """Rollout length T of each copy in env steps; default 24, or what --train-batch-size implies."""
+    train_batch_size: int | None = None
+    """Env steps an iteration, num_envs times num_steps; default: that product."""
+    minibatch_size: int | None = None
+    """Env steps a minibatch; default: a sixteenth of the batch."""
+    num_minibatches: int | None = None
+    """Minibatches an epoch, instead of --minibatch-size; default 16, or the next divisor of the batch below."""
+    num_epochs: int = 4
+    """Passes over each batch, reshuffled each time."""
+    target_kl: float | None = None
+    """Stop the epochs of an update once approx_kl exceeds 1.5 times this; default: never."""
+
+    lr: float = 2e-3
+    """Adam's learning rate of actor and critic at the first iteration."""
+    lr_schedule: LrSchedule = "linear"
+    """Learning rate over the iterations: linear towards (but never at) 0, or constant."""
+    gamma: float = 1.0
+    """Discount per env step; 1 suits episodes of finite length."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
+    clip: float = 0.2
+    """PPO's clip range of the probability ratio."""
+    value_clip: bool = False
+    """Also clip the step of the value, by the same range in normalised units."""
+    ent_coef: float = 0.005
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 10.0
+    """Gradient-norm limit, for each policy and each critic by itself."""
+    huber_delta: float = 10.0
+    """Normalised value errors above this are penalised linearly instead of quadratically."""
+    advantage_norm: AdvantageNorm = "batch"
+    """Normalise advantages over the whole batch, for each agent by itself, or not at all."""
+
+    hidden_dim: int = 128
+    """Units of each hidden layer, in actor and critic."""
+    num_layers: int = 2
+    """Hidden layers, in actor and critic."""
+    activation: Activation = "relu"
+    """Activation of the hidden layers."""
+    log_std_init: float = -1.0
+    """Initial log standard deviation of Gaussian actions (actions span [-1, 1])."""
+    normalize_obs: bool = True
+    """Normalise observations and state by their running mean and standard deviation."""
+    value_norm: bool = True
+    """Let the critic predict returns normalised by their running mean and standard deviation."""
+
+    eval_every: int = 10
+    """Iterations between evaluations of the updated policy; there is one at the start and one at the end too."""
+    checkpoint_freq: int = 10
+    """Iterations between checkpoints; 0: only the latest, at the end."""
+    checkpoint_dir: str | None = None
+    """Folder for the checkpoints; default: `checkpoints` in the run folder."""
+    experiment_name: str | None = None
+    """Name of the run and of its folder; default: <algo>_<sharing>_mg<agents>_<time>."""
+    runs_dir: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 42
+    """Seed of the weights, the sampled actions and the minibatches; the env has a seed of its own."""
+    device: str = "auto"
+    """Where the networks live, such as `cpu` or `cuda:0`; auto: the env's device."""
+    tensorboard: bool = True
+    """Write TensorBoard events into the run folder."""
+    wandb: bool = False
+    """Also log to Weights & Biases; needs the extra `wandb`."""
+    wandb_project: str = "mappo"
+    """Project at Weights & Biases."""
+    wandb_entity: str | None = None
+    """User or team at Weights & Biases; default: your own."""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}; got {value!r}")
+        for name, low, high, rule in RANGES:
+            value = getattr(self, name)
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                raise ValueError(f"{flag(name)} must be {rule}; got {value}")
+        if self.minibatch_size is not None and self.num_minibatches is not None:
+            raise ValueError(
+                f"--minibatch-size {self.minibatch_size} and --num-minibatches {self.num_minibatches} "
+                "both set the number of minibatches; give one of them"
+            )
+        if self.algo == "ippo" and self.critic_input == "state":
+            raise ValueError(
+                "--critic-input state contradicts --algo ippo, whose critic sees own observations only; "
+                "use --algo mappo, or --critic-input agent"
+            )
+        if self.stop_after is not None and self.stop_after > self.iterations:
+            raise ValueError(f"--stop-after {self.stop_after} must not exceed --iterations {self.iterations}")
+
+    def rollout_steps(self, num_envs: int) -> int:
+        """Rollout length T for an env of `num_envs` copies."""
+        if self.train_batch_size is None:
+            return self.num_steps or DEFAULT_STEPS
+        if self.num_steps is None and self.train_batch_size % num_envs == 0:
+            return self.train_batch_size // num_envs
+        if self.num_steps is None:
+            raise ValueError(
+                f"--train-batch-size {self.train_batch_size} must be a multiple of --num-envs {num_envs}; the nearest "
+                f"one below is {self.train_batch_size // num_envs * num_envs or num_envs}"
+            )
+        if self.train_batch_size != num_envs * self.num_steps:
+            raise ValueError(
+                f"--train-batch-size {self.train_batch_size} must equal --num-envs {num_envs} x --num-steps "
+                f"{self.num_steps} = {num_envs * self.num_steps}; leave one of them out"
+            )
+        return self.num_steps
+
+    def minibatch_count(self, num_envs: int) -> int:
+        """Minibatches an epoch for an env of `num_envs` copies; each holds all agents of its env steps."""
+        steps = self.rollout_steps(num_envs)
+        batch = num_envs * steps
+        name = "num_minibatches" if self.minibatch_size is None else "minibatch_size"
+        wanted: int | None = getattr(self, name)
+        if wanted is None:
+            return max(n for n in range(1, DEFAULT_MINIBATCHES + 1) if batch % n == 0)
+        if batch % wanted:
+            raise ValueError(
+                f"{flag(name)} {wanted} must divide the batch of {batch} env steps "
+                f"(--num-envs {num_envs} x --num-steps {steps}); {_near_divisors(batch, wanted)}"
+            )
+        return wanted if name == "num_minibatches" else batch // wanted
+
+    def learning_rate(self, iteration: int) -> float:
+        """Learning rate of iteration 0 .. iterations - 1: lr (1 - i/n), which ends at lr/n, not at 0."""
+        return self.lr * (1 - iteration / self.iterations) if self.lr_schedule == "linear" else self.lr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; a key that is no field is an error."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+def _near_divisors(batch: int, wanted: int) -> str:
+    below = next((n for n in range(min(wanted, batch), 0, -1) if batch % n == 0), 1)
+    above = next((n for n in range(wanted, batch + 1) if batch % n == 0), batch)
+    return f"{below} would" if below == above else f"{below} and {above} would"
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "algo": get_args(Algo),
+    "policy_sharing": get_args(PolicySharing),
+    "reward_mode": get_args(RewardMode),
+    "critic_input": get_args(CriticInput),
+    "action_dist": get_args(ActionDist),
+    "activation": get_args(Activation),
+    "advantage_norm": get_args(AdvantageNorm),
+    "lr_schedule": get_args(LrSchedule),
+}
+TINY = math.ulp(0.0)
+RANGES: tuple[tuple[str, float, float, str], ...] = (
+    *((name, 1, math.inf, "at least 1") for name in ("iterations", "num_epochs", "hidden_dim", "num_layers")),
+    *((name, 1, math.inf, "at least 1") for name in ("eval_every", "stop_after", "num_steps", "train_batch_size")),
+    *((name, 1, math.inf, "at least 1") for name in ("minibatch_size", "num_minibatches")),
+    *((name, TINY, math.inf, "above 0") for name in ("lr", "clip", "max_grad_norm", "huber_delta", "target_kl")),
+    *((name, 0, math.inf, "at least 0") for name in ("ent_coef", "checkpoint_freq", "seed")),
+    ("gamma", TINY, 1, "in (0, 1]"),
+    ("gae_lambda", 0, 1, "in [0, 1]"),
+    ("log_std_init", -5, 2, "in [-5, 2], the range that log-std is clamped to"),
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "microgrid": TrainConfig(),
+    "particle": TrainConfig(num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_coef=0.01),
+}
+"""Named settings: `--preset NAME`; flags override. `particle` goes with 128 copies."""

@@ -1,0 +1,98 @@
+"""Deterministic evaluation: every copy of the env plays exactly one episode.
+
+Data flow: Policy, VecEnv -> evaluate -> EvalResult -> logger, best checkpoint, scripts. Any object with the policy's
+`act(obs)` can be scored, a baseline for one. Dims: E episodes, A agents.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mappo.advantages import shape_rewards, team_flags
+from mappo.episodes import EpisodeTotals, Totals, metric_specs
+from mappo.rollout import reset_env, step_env
+from mappo.spaces import EnvSpec, check_step
+from mappo.vec_env import VecEnv
+
+
+class Acts(Protocol):
+    """What can be evaluated."""
+
+    def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """(B, A, O) -> (B, A, U) in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """One episode of each copy."""
+
+    returns: Tensor
+    """(E, A) each agent's own return."""
+    lengths: Tensor
+    """(E,) env steps."""
+    totals: dict[str, Tensor]
+    """Each (E,): the env's metrics, reduced over the episode."""
+    summary: dict[str, float]
+    """Means over the episodes: `return` (the team's), `return/<agent>`, `episode_length`, the metrics, `score`."""
+
+    @property
+    def score(self) -> float:
+        """Higher is better; chooses the best checkpoint."""
+        return self.summary["score"]
+
+
+@torch.no_grad()
+def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps: int = 100_000) -> EvalResult:
+    """Play one episode in every copy from `env.reset()`; what a copy does after its first episode does not count."""
+    spec = EnvSpec.of(env)
+    device = getattr(policy, "device", torch.device(env.device))
+    if reset := getattr(policy, "reset", None):
+        reset()
+    now = reset_env(env, spec, device)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+    episodes, result = None, None
+    for _ in range(max_steps):
+        step = step_env(env, policy.act(now.obs, now.action_mask).to(device))
+        if episodes is None:
+            check_step(step, env, spec)
+            episodes = EpisodeTotals(metric_specs(env, step.metrics), (env.num_envs, len(spec.agents)), device)
+        episodes.add(step)
+        flags = team_flags(step.terminated, step.truncated, now.alive)
+        ended = (flags.terminated | flags.truncated).squeeze(-1)
+        result = _keep(result, episodes.read(), running & ended)
+        episodes.reset(ended)
+        if reset:
+            reset(ended)
+        running &= ~ended
+        now = now._replace(obs=step.obs, state=step.state, alive=step.alive, action_mask=step.action_mask)
+        if not running.any():
+            return _summarise(result, env, spec, reward_mode)
+    raise ValueError(
+        f"evaluation: {int(running.sum())} of {env.num_envs} copies did not end an episode within "
+        f"max_steps={max_steps}; give the env a time limit or raise max_steps"
+    )
+
+
+def _keep(result: Totals | None, now: Totals, rows: Tensor) -> Totals:
+    """`result` with the rows (E,) that have just ended taken from `now`."""
+    if result is None:
+        return now
+    metrics = {name: torch.where(rows, now.metrics[name], value) for name, value in result.metrics.items()}
+    returns = torch.where(rows.unsqueeze(-1), now.returns, result.returns)
+    return Totals(returns, torch.where(rows, now.length, result.length), metrics)
+
+
+def _summarise(totals: Totals, env: VecEnv, spec: EnvSpec, reward_mode: str) -> EvalResult:
+    team = "mean" if reward_mode == "individual" else reward_mode
+    team_return = shape_rewards(totals.returns, team).mean()
+    names = [f"return/{agent}" for agent in spec.agents]
+    values = torch.stack([team_return, totals.length.mean(), *totals.returns.mean(0)]).tolist()  # one transfer
+    summary = dict(zip(["return", "episode_length", *names], values, strict=True))
+    summary |= {name: value.mean().item() for name, value in totals.metrics.items()}
+    summary["score"] = summary["return"]
+    if episode_score := getattr(env, "episode_score", None):
+        summary |= episode_score(totals.metrics)
+    return EvalResult(returns=totals.returns, lengths=totals.length, totals=totals.metrics, summary=summary)

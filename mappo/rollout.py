@@ -1,0 +1,131 @@
+"""Plays the policy in the env for T steps and fills the buffer; no host sync on the way.
+
+Data flow: env -> Step -> RolloutBuffer. The normalisers' statistics do not change while it runs, so that the buffer
+holds exactly what the policy saw. Dims as in buffer.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mappo.advantages import team_flags
+from mappo.buffer import RolloutBuffer
+from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs
+from mappo.normalization import RunningMeanStd
+from mappo.policy import Policy
+from mappo.spaces import EnvSpec, check_reset, check_step
+from mappo.vec_env import MetricSpec, Step, VecEnv
+
+
+class Pending(NamedTuple):
+    """What the policy acts on next, raw."""
+
+    obs: Tensor  # (B, A, O)
+    state: Tensor  # (B, S)
+    alive: Tensor  # (B, A) bool
+    action_mask: Tensor  # (B, A, K) bool
+
+
+def reset_env(env: VecEnv, spec: EnvSpec, device: torch.device) -> Pending:
+    """Reset the env and check what it returns."""
+    obs, state = env.reset()
+    check_reset(obs, state, env, spec)
+    if initial_masks := getattr(env, "initial_masks", None):
+        alive, action_mask = initial_masks()
+    else:
+        shape = (env.num_envs, len(spec.agents))
+        alive = torch.ones(shape, dtype=torch.bool)
+        action_mask = torch.ones(*shape, spec.action_spec.mask_columns, dtype=torch.bool)
+    return Pending(obs.to(device).float(), state.to(device).float(), alive.to(device), action_mask.to(device))
+
+
+def step_env(env: VecEnv, actions: Tensor) -> Step:
+    """Step with actions on the learner's device; the Step comes back on it, floats as float32."""
+    device = actions.device
+    step = env.step(actions.to(env.device))
+    metrics = {name: value.to(device) for name, value in step.metrics.items()}
+    moved = {name: value.to(device) for name, value in step._asdict().items() if name != "metrics"}
+    floats = {name: value.float() for name, value in moved.items() if value.is_floating_point()}
+    return Step(**{**moved, **floats, "metrics": metrics})
+
+
+class Rollout:
+    """Owns the running episodes of one env: what the policy acts on next, and the totals so far."""
+
+    def __init__(self, env: VecEnv, spec: EnvSpec, policy: Policy, state_norm: RunningMeanStd) -> None:
+        """Nothing is stepped yet; `pending` must be set, by `reset_env` or from a checkpoint."""
+        self.env = env
+        self.spec = spec
+        self.policy = policy
+        self.state_norm = state_norm
+        self.pending = Pending(*(torch.zeros(0) for _ in Pending._fields))
+        self.completed: CompletedEpisodes | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether there is something to act on."""
+        return self.pending.obs.numel() > 0
+
+    @torch.no_grad()
+    def collect(self, buffer: RolloutBuffer, generator: torch.Generator) -> CompletedEpisodes:
+        """Fill the buffer; returns the statistics of the episodes that ended."""
+        num_steps = len(buffer.actions)
+        for t in range(num_steps):
+            self._observe(buffer, t)
+            distribution = self.policy.distribution(buffer.obs[t], self.pending.action_mask)
+            actions = distribution.sample(generator)
+            step = step_env(self.env, distribution.to_env(actions))
+            if t == 0:
+                check_step(step, self.env, self.spec)
+            self._store(buffer, t, step, actions, distribution.log_prob(actions))
+            self.pending = Pending(step.obs, step.state, step.alive, step.action_mask)
+        buffer.obs[num_steps] = self.policy.observe(self.pending.obs)
+        buffer.state[num_steps] = self._normalise_state(self.pending.state)
+        assert self.completed is not None
+        return self.completed
+
+    def episodes(self, step: Step) -> CompletedEpisodes:
+        """The totals, made when the first step tells which metrics there are."""
+        if self.completed is None:
+            specs = metric_specs(self.env, step.metrics)
+            shape = (self.env.num_envs, len(self.spec.agents))
+            self.completed = CompletedEpisodes(EpisodeTotals(specs, shape, step.rewards.device))
+        return self.completed
+
+    def state_dict(self) -> dict[str, Any]:
+        """What acts next and the running totals, for an exact resume."""
+        assert self.completed is not None, "a checkpoint is written after a rollout"
+        totals = self.completed.totals
+        specs = [asdict(spec) for spec in totals.specs]
+        return {"pending": self.pending._asdict(), "specs": specs, "totals": totals.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Inverse of `state_dict`, for an env whose own state was restored too."""
+        self.pending = Pending(**{name: value.to(device) for name, value in state["pending"].items()})
+        specs = [MetricSpec(**spec) for spec in state["specs"]]
+        totals = EpisodeTotals(specs, (self.env.num_envs, len(self.spec.agents)), device)
+        totals.load_state_dict(state["totals"])
+        self.completed = CompletedEpisodes(totals)
+
+    def _observe(self, buffer: RolloutBuffer, t: int) -> None:
+        obs, state, alive, action_mask = self.pending
+        buffer.obs[t] = self.policy.observe(obs)
+        buffer.state[t] = self._normalise_state(state)
+        buffer.alive[t] = alive
+        buffer.action_mask[t] = action_mask
+        self.policy.obs_norm.gather(obs, alive.unsqueeze(-1) & self.policy.obs_valid)
+        self.state_norm.gather(state.unsqueeze(-2), torch.ones_like(state, dtype=torch.bool).unsqueeze(-2))
+
+    def _normalise_state(self, state: Tensor) -> Tensor:
+        return self.state_norm(state.unsqueeze(-2)).squeeze(-2)
+
+    def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> None:
+        buffer.actions[t] = actions
+        buffer.log_prob[t] = log_prob
+        for name in ("rewards", "terminated", "truncated", "final_obs", "final_state"):
+            getattr(buffer, name)[t] = getattr(step, name)
+        flags = team_flags(step.terminated, step.truncated, buffer.alive[t])
+        self.episodes(step).add(step, (flags.terminated | flags.truncated).squeeze(-1))

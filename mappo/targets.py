@@ -1,0 +1,95 @@
+"""One rollout -> the batch that the update trains on: values, advantages, returns, all in the critic's units.
+
+Data flow: RolloutBuffer, Critic -> make_batch -> Batch -> Updater. This file calls the networks and the pure functions
+of advantages.py in order. Dims as in buffer.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mappo.advantages import (
+    Flags,
+    agent_flags,
+    gae,
+    next_values,
+    normalize_advantages,
+    shape_rewards,
+    team_flags,
+)
+from mappo.buffer import Batch, RolloutBuffer
+from mappo.losses import explained_variance
+from mappo.networks import Critic
+from mappo.normalization import RunningMeanStd, ValueNorm
+from mappo.policy import Policy
+
+
+class Networks(NamedTuple):
+    """What turns raw observations into values."""
+
+    policy: Policy
+    critic: Critic
+    state_norm: RunningMeanStd
+    value_norm: ValueNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """The numbers of the estimator; `TrainConfig` documents them."""
+
+    gamma: float
+    gae_lambda: float
+    reward_mode: str
+    advantage_norm: str
+
+
+@torch.no_grad()
+def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) -> tuple[Batch, dict[str, Tensor]]:
+    """Estimate advantages and returns, update ValueNorm, and flatten (T, B) to N rows; also returns metrics."""
+    values = nets.value_norm.denormalize(nets.critic(buffer.obs, buffer.state))  # (T + 1, B, V)
+    flags = _flags(buffer, settings.reward_mode)
+    following = next_values(values, *_final_values(buffer, flags, nets))
+    rewards = shape_rewards(buffer.rewards, settings.reward_mode)
+    advantages, returns = gae(
+        rewards, values[:-1], following, flags, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+    )
+    alive = buffer.alive
+    value_alive = alive if values.shape[-1] == alive.shape[-1] else alive.any(-1, keepdim=True)
+    nets.value_norm.update(returns, value_alive)
+    mu, sigma = nets.value_norm.stats()
+    batch = Batch(
+        obs=buffer.obs[:-1],
+        state=buffer.state[:-1],
+        actions=buffer.actions,
+        log_prob=buffer.log_prob,
+        action_mask=buffer.action_mask,
+        alive=alive,
+        advantages=normalize_advantages(advantages.expand_as(alive), alive, settings.advantage_norm),
+        # V_old in the new statistics, which the update compares V with.
+        values=nets.value_norm.normalize(values[:-1]),
+        returns=nets.value_norm.normalize(returns),
+        value_alive=value_alive,
+    )
+    metrics = {
+        "value/explained_variance": explained_variance(values[:-1], returns, value_alive),
+        "value/mean": mu.mean(),
+        "value/std": sigma.mean(),
+    }
+    return Batch(*(field.flatten(0, 1) for field in batch)), metrics
+
+
+def _flags(buffer: RolloutBuffer, reward_mode: str) -> Flags:
+    if reward_mode == "individual":
+        return agent_flags(buffer.terminated, buffer.truncated)
+    return team_flags(buffer.terminated, buffer.truncated, buffer.alive)
+
+
+def _final_values(buffer: RolloutBuffer, flags: Flags, nets: Networks) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Indices (t, b) of truncated rows and the values (rows, V) of what they led to: one extra call, on those only."""
+    rows = flags.truncated.any(-1).nonzero()  # (rows, 2)
+    where = (rows[:, 0], rows[:, 1])
+    obs = nets.policy.observe(buffer.final_obs[where])  # (rows, A, I)
+    state = nets.state_norm(buffer.final_state[where].unsqueeze(-2)).squeeze(-2)  # (rows, S)
+    return where, nets.value_norm.denormalize(nets.critic(obs, state))

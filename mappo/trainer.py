@@ -1,0 +1,325 @@
+"""Wires the parts and orders the calls: rollout, advantages, update, log, evaluate, checkpoint. No formulas.
+
+Data flow: VecEnv, TrainConfig -> Trainer -> run folder (metrics, checkpoints) and `history`.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from mappo.buffer import Widths, allocate
+from mappo.callbacks import Callback
+from mappo.checkpoint import check_fits, read_file, versions, write_file
+from mappo.config import TrainConfig, flag
+from mappo.evaluate import EvalResult, evaluate
+from mappo.logger import Logger, Row, RunFolder, default_loggers, require_wandb
+from mappo.networks import build_critic, input_width
+from mappo.normalization import RunningMeanStd, ValueNorm
+from mappo.policy import Policy
+from mappo.rollout import Rollout, reset_env
+from mappo.spaces import EnvSpec
+from mappo.targets import Networks, TargetSettings, make_batch
+from mappo.update import Updater, UpdateSettings, to_floats
+from mappo.vec_env import VecEnv
+
+RESUME_MAY_CHANGE = (
+    *("iterations", "stop_after", "eval_every", "checkpoint_freq", "checkpoint_dir", "tensorboard", "device"),
+    *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "clip", "value_clip", "ent_coef", "target_kl"),
+    *("gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs", "minibatch_size"),
+    "num_minibatches",
+)
+
+
+class Trainer:
+    """Trains the agents of one VecEnv by MAPPO or IPPO.
+
+    `history` holds one row for each iteration of this process, and one at iteration 0 for the first evaluation.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv,
+        config: TrainConfig | None = None,
+        eval_env: VecEnv | None = None,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Logger] | None = None,
+        run: RunFolder | None = None,
+    ) -> None:
+        """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults."""
+        self.config = config = config or TrainConfig()
+        self.env, self.eval_env, self.callbacks = env, eval_env, tuple(callbacks)
+        self.spec = EnvSpec.of(env)
+        if eval_env is not None and (lines := self.spec.differences(EnvSpec.of(eval_env))):
+            raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
+        if config.wandb:
+            require_wandb()
+        num_steps, num_minibatches = config.rollout_steps(env.num_envs), config.minibatch_count(env.num_envs)
+        self.device = find_device(config.device, env)
+        # Weights are drawn on the CPU, so that every device starts from the same ones.
+        weights = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
+        self.policy = Policy(self.spec, config, weights)
+        if idle_action := getattr(env, "idle_action", None):
+            self.policy.actor.start_at(idle_action().cpu().float())
+        self.policy.to(self.device)
+        self.critic = build_critic(self.spec, config, weights).to(self.device)
+        one_row = torch.zeros(1, dtype=torch.long)
+        self.state_norm = RunningMeanStd(self.spec.state_dim, one_row, enabled=config.normalize_obs).to(self.device)
+        self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
+        self.updater = Updater(self.policy, self.critic, update_settings(config, num_minibatches))
+        self.buffer = allocate(num_steps, env.num_envs, buffer_widths(self.spec, config), self.device)
+        self.rollout = Rollout(env, self.spec, self.policy, self.state_norm)
+        self.run = run or RunFolder.new(config, len(self.spec.agents))
+        self.given_loggers, self.loggers = loggers, list[Logger]()
+        self.iteration = self.env_steps = 0
+        self.best_score, self.best_iteration = -math.inf, -1
+        self.elapsed_s = 0.0
+        self.history: list[Row] = []
+        self.notes: list[str] = []
+        self._stop_requested = self._run_is_open = False
+
+    def train(self) -> list[Row]:
+        """Run the iterations that are left, up to `stop_after`; returns `history`."""
+        last = self.config.stop_after or self.config.iterations
+        if self.iteration >= last:
+            name = "--stop-after" if self.config.stop_after else "--iterations"
+            raise ValueError(f"{name} {last} iterations are done already; resume with a larger number to go on")
+        self._stop_requested = False
+        if not self.rollout.started:
+            self.rollout.pending = reset_env(self.env, self.spec, self.device)
+        for callback in self.callbacks:
+            callback.on_train_start(self)
+        try:
+            while self.iteration < last and not self._stop_requested:
+                self._iterate(is_last=self.iteration + 1 == last)
+            self.save("latest")
+        finally:
+            for logger in self.loggers:
+                logger.close()
+            self._run_is_open = False
+            for callback in self.callbacks:
+                callback.on_train_end(self)
+        return self.history
+
+    def evaluate(self) -> EvalResult:
+        """One deterministic episode in every copy of `eval_env`, with the parameters as they are."""
+        if self.eval_env is None:
+            raise ValueError("evaluate needs an eval_env: Trainer(env, config, eval_env=...)")
+        return evaluate(self.policy, self.eval_env, reward_mode=self.config.reward_mode)
+
+    def request_stop(self) -> None:
+        """Finish the running iteration, save, and return from `train`; safe in a signal handler."""
+        self._stop_requested = True
+
+    def save(self, name: str) -> Path:
+        """Write checkpoints/<name>.pt."""
+        path = self.run.checkpoints / f"{name}.pt"
+        write_file(self.state_dict(), path)
+        return path
+
+    def _iterate(self, *, is_last: bool) -> None:
+        started = time.perf_counter()
+        episodes = self.rollout.collect(self.buffer, self.generator)
+        collected = time.perf_counter()
+        if not self._run_is_open:
+            self._open_run()  # only now: an env that raises at once leaves no files behind
+        learning = time.perf_counter()
+        metrics = self._learn()
+        rollout_s, update_s = collected - started, time.perf_counter() - learning
+        self.elapsed_s += rollout_s + update_s
+        steps = self.env.num_envs * len(self.buffer.actions)
+        self.iteration += 1
+        self.env_steps += steps
+        row = episodes.drain(self.spec.agents, self.config.reward_mode) | metrics
+        row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
+        if is_last or self.iteration % self.config.eval_every == 0:
+            row |= self._evaluate()
+        self._record(row)
+        if self.config.checkpoint_freq and self.iteration % self.config.checkpoint_freq == 0:
+            self.save(f"iteration_{self.iteration:06d}")
+            self.save("latest")
+
+    def _learn(self) -> Row:
+        """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
+        nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
+        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config))
+        lr = self.config.learning_rate(self.iteration)
+        metrics |= self.updater.update(batch, lr=lr, generator=self.generator)
+        metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
+        self.policy.obs_norm.commit()
+        self.state_norm.commit()
+        row = to_floats(metrics) | {"policy/lr": lr}
+        if broken := [name for name, value in row.items() if not math.isfinite(value)]:
+            raise ValueError(
+                f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; look for non-finite rewards or "
+                "observations, or lower --lr. The last checkpoint is unharmed"
+            )
+        return row
+
+    def _open_run(self) -> None:
+        """Create the run folder and loggers; a new run is evaluated before its first update."""
+        self.run.create(self.config, getattr(self.env, "spec", {}))
+        self._run_is_open = True
+        if self.given_loggers is None:
+            place = {"iteration": self.iteration, "env_steps": self.env_steps}
+            self.loggers = default_loggers(self.config, self.run.path, **place)
+        else:
+            self.loggers = list(self.given_loggers)
+        if self.iteration == 0 and self.eval_env is not None:
+            self._record(self._evaluate())
+
+    def _evaluate(self) -> Row:
+        """Evaluate the parameters as they are now, keep the best, log pictures."""
+        if self.eval_env is None:
+            return {}
+        result = self.evaluate()
+        if result.score > self.best_score:
+            self.best_score, self.best_iteration = result.score, self.iteration
+            self.save("best")
+        if figures := getattr(self.eval_env, "figures", None):
+            drawn = figures()
+            for logger in self.loggers:
+                logger.log_figures(self.env_steps, drawn)
+        return {f"eval/{name}": value for name, value in result.summary.items()}
+
+    def _record(self, row: Row) -> None:
+        agent_steps = self.env_steps * len(self.spec.agents)
+        counters = {"iteration": self.iteration, "env_steps": self.env_steps, "agent_steps": agent_steps}
+        row = counters | row | {"time/elapsed_s": self.elapsed_s}
+        self.history.append(row)
+        for logger in self.loggers:
+            logger.log(self.env_steps, row)
+        for callback in self.callbacks:
+            callback.on_iteration_end(self, row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs."""
+        env_state = getattr(self.env, "state_dict", None)
+        return {
+            "config": self.config.to_dict(),
+            "env": {"spec": dict(getattr(self.env, "spec", {})), "num_envs": self.env.num_envs},
+            "env_state": env_state() if env_state else None,
+            "policy": self.policy.payload(),
+            **{name: module.state_dict() for name, module in self._modules().items()},
+            "generator": self.generator.get_state(),
+            "rollout": self.rollout.state_dict(),
+            "progress": {name: getattr(self, name) for name in PROGRESS},
+            "run_dir": str(self.run.path),
+            "versions": versions(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`; an env whose state is not in it starts new episodes, and a note says so."""
+        self.policy.load_state_dict(state["policy"]["weights"])
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        for name in PROGRESS:
+            setattr(self, name, state["progress"][name])
+        load_env = getattr(self.env, "load_state_dict", None)
+        if load_env is None or state["env_state"] is None:
+            self.notes.append("this env cannot restore its state: its episodes start anew, so the run will not repeat")
+            return
+        if self.env.num_envs != (copies := state["env"]["num_envs"]):
+            raise ValueError(f"--num-envs {self.env.num_envs} must be that of the checkpoint to resume; use {copies}")
+        load_env(state["env_state"])
+        self.rollout.load_state_dict(state["rollout"], self.device)
+
+    def _modules(self) -> dict[str, Any]:
+        return {
+            "critic": self.critic,
+            "state_norm": self.state_norm,
+            "value_norm": self.value_norm,
+            "actor_optimizer": self.updater.actor_optimizer,
+            "critic_optimizer": self.updater.critic_optimizer,
+        }
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | Path,
+        env: VecEnv,
+        eval_env: VecEnv | None = None,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Logger] | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Continue a run in its own folder, exactly as if it had not stopped; `overrides` are fields of TrainConfig."""
+        content = read_file(path)
+        if "rollout" not in content:
+            raise ValueError(f"{path} holds only a policy; resume from a checkpoint of a run, such as latest.pt")
+        check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
+        stored = TrainConfig.from_dict(content["config"])
+        config = resumed_config(stored, overrides)
+        run = RunFolder.of_checkpoint(Path(path), content["run_dir"])
+        if run and "checkpoint_dir" in overrides:
+            run = replace(run, checkpoints=Path(overrides["checkpoint_dir"]))
+        trainer = cls(env, config, eval_env, callbacks, loggers, run)
+        if config.iterations != stored.iterations and config.lr_schedule != "constant":
+            total = f"--iterations {stored.iterations} -> {config.iterations}"
+            trainer.notes.append(f"{total}: the learning-rate schedule is stretched to the new total")
+        trainer.load_state_dict(content)
+        return trainer
+
+
+PROGRESS = ("iteration", "env_steps", "best_score", "best_iteration", "elapsed_s")
+
+
+def resumed_config(stored: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The stored config with overrides; `stop_after` is not kept, what the networks depend on cannot change."""
+    for name, value in overrides.items():
+        if name not in RESUME_MAY_CHANGE and value != getattr(stored, name, None):
+            now = getattr(stored, name, "unknown")
+            raise ValueError(
+                f"{flag(name)} {value} cannot change on resume (the checkpoint has {now}); "
+                f"these can: {', '.join(flag(name) for name in RESUME_MAY_CHANGE)}"
+            )
+    return replace(stored, **{"stop_after": None, **overrides})
+
+
+def find_device(name: str, env: VecEnv) -> torch.device:
+    """The device that --device names, or the env's; a ValueError if this machine does not have it."""
+    if name == "auto":
+        return torch.device(env.device)
+    try:
+        device = torch.device(name)
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} must be a device of this machine, such as cpu; {reason}") from error
+    return device
+
+
+def update_settings(config: TrainConfig, num_minibatches: int) -> UpdateSettings:
+    """The part of the config that the update needs."""
+    names = ("num_epochs", "clip", "value_clip", "ent_coef", "max_grad_norm", "huber_delta", "target_kl")
+    return UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
+
+
+def target_settings(config: TrainConfig) -> TargetSettings:
+    """The part of the config that the advantages need."""
+    names = ("gamma", "gae_lambda", "reward_mode", "advantage_norm")
+    return TargetSettings(**{name: getattr(config, name) for name in names})
+
+
+def buffer_widths(spec: EnvSpec, config: TrainConfig) -> Widths:
+    """Last dims of the buffer's tensors."""
+    action = spec.action_spec
+    inputs = input_width(spec, config)
+    return Widths(len(spec.agents), spec.obs_dim, inputs, spec.state_dim, action.columns, action.mask_columns)
+
+
+def rates(env_steps: int, num_agents: int, rollout_s: float, update_s: float) -> Row:
+    """Speed of one iteration, evaluation and checkpoints apart."""
+    per_s = env_steps / (rollout_s + update_s)
+    return {
+        "time/steps_per_s": per_s,
+        "time/agent_steps_per_s": per_s * num_agents,
+        "time/rollout_s": rollout_s,
+        "time/update_s": update_s,
+    }

@@ -1,0 +1,212 @@
+"""Train MAPPO or IPPO on networked microgrids: `python scripts/train.py --algo mappo`."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import tyro
+from cli import env_keywords, parse, read_checkpoint, run_command
+from rich.console import Console
+
+import envs
+from mappo import TrainConfig, Trainer, load_policy
+from mappo.callbacks import ConsoleCallback, banner
+from mappo.config import PRESETS
+
+ALIASES = {
+    "--lambda": "--gae-lambda",
+    "--sgd-minibatch-size": "--minibatch-size",
+    "--num-sgd-iter": "--num-epochs",
+    "--num-envs-per-worker": "--num-envs",
+}
+"""Names that scripts for RLlib use for our flags."""
+
+ENV_FLAGS = ("scenario", "num_envs", "critic_state", "penalty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train cooperating microgrid controllers; every flag shows its default and unit."""
+
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    env: Literal["microgrid"] = "microgrid"
+    """Environment family."""
+    scenario: str = "ieee34_ieee13"
+    """Name of a packaged scenario, or path of a YAML file."""
+    preset: Literal[tuple(PRESETS)] = "microgrid"  # type: ignore[valid-type]
+    """Named settings that every other flag overrides."""
+    num_envs: int = 512
+    """Batched copies of the environment."""
+    num_workers: int = 0
+    """Worker processes; 0 is right for the microgrid, whose copies are one batch."""
+    critic_state: Literal["privileged", "full"] = "privileged"
+    """What the central critic sees: `full`, all that is measured, or `privileged`, the rest of the drawn day too."""
+    share_reward: bool = True
+    """Everyone gets the mean of the agents' rewards, or each its own (short for --reward-mode individual)."""
+    independent_policies: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One policy for each agent (short for --policy-sharing independent)."""
+    penalty: float = 1.0
+    """Multiplies the safety penalty in the training reward; the reported J keeps the scenario's."""
+    no_cuda: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train on the CPU (short for --device cpu)."""
+    resume: str | None = None
+    """Checkpoint (or run folder) to continue; flags that are given override its settings."""
+    init_from: str | None = None
+    """Checkpoint (or run folder) whose policy a new run starts from."""
+    test: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Three small iterations through every part, in seconds."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print only the best evaluation at the end."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object an iteration and nothing else."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, train."""
+    argv = [_canonical(word) for word in (sys.argv[1:] if argv is None else argv)]
+    checkpoint = _peek_checkpoint(argv)
+    defaults = _defaults(argv, checkpoint)
+    args = parse(Args, argv, default=defaults, description=__doc__)
+    config = _config(args, defaults)
+    console = Console(soft_wrap=True)
+    trainer = _build(args, config, defaults, checkpoint, console)
+    if not (args.quiet or args.json):
+        banner(console, f"{config.algo.upper()} on {args.scenario}", _facts(args, trainer))
+    signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer))
+    trainer.train()
+    if not args.json:
+        _closing(console, trainer)
+
+
+def _canonical(word: str) -> str:
+    """`--lambda=0.9` -> `--gae-lambda=0.9`."""
+    flag, equals, value = word.partition("=")
+    return ALIASES.get(flag, flag) + equals + value
+
+
+def _peek_checkpoint(argv: Sequence[str]) -> dict[str, Any] | None:
+    path = _value_of(argv, "--resume")
+    return None if path is None else read_checkpoint(_latest(path))
+
+
+def _latest(path: str) -> str:
+    """A run folder stands for its latest checkpoint when a run goes on."""
+    return path if path.endswith(".pt") else f"{path}/checkpoints/latest.pt"
+
+
+def _value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that must be known before the others get their defaults."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _defaults(argv: Sequence[str], checkpoint: dict[str, Any] | None) -> Args:
+    """Defaults of every flag: the checkpoint's settings on resume, else the preset's, else those of --test."""
+    if checkpoint is not None:
+        keywords = env_keywords(checkpoint)
+        mine = {name: keywords[name] for name in ENV_FLAGS if name in keywords}
+        stored = TrainConfig.from_dict(checkpoint["config"])
+        return Args(train=replace(stored, stop_after=None), share_reward=stored.reward_mode != "individual", **mine)
+    name = _value_of(argv, "--preset") or "microgrid"
+    if name not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    if "--test" in argv:
+        return Args(train=replace(PRESETS[name], iterations=3, eval_every=1, checkpoint_freq=1), num_envs=32)
+    return Args(train=PRESETS[name])
+
+
+def _config(args: Args, defaults: Args) -> TrainConfig:
+    """The trainer's settings, with the short forms resolved.
+
+    Raises:
+        ValueError: flags that contradict each other.
+    """
+    config, before = args.train, defaults.train
+    if args.num_workers != 0:
+        raise ValueError(f"--num-workers must be 0 for --env {args.env}, got {args.num_workers}: its copies are one "
+                         "batch in one process; raise --num-envs instead")
+    if not args.share_reward:
+        if config.reward_mode not in (before.reward_mode, "individual"):
+            raise ValueError(f"--no-share-reward contradicts --reward-mode {config.reward_mode}; give one of them")
+        config = replace(config, reward_mode="individual")
+    elif defaults.share_reward is False and config.reward_mode == "individual":
+        config = replace(config, reward_mode="mean")
+    if args.independent_policies:
+        if config.policy_sharing not in (before.policy_sharing, "independent"):
+            raise ValueError(f"--independent-policies contradicts --policy-sharing {config.policy_sharing}; "
+                             "give one of them")
+        config = replace(config, policy_sharing="independent")
+    if args.no_cuda:
+        if config.device not in ("auto", "cpu"):
+            raise ValueError(f"--no-cuda contradicts --device {config.device}; give one of them")
+        config = replace(config, device="cpu")
+    return config
+
+
+def _build(
+    args: Args, config: TrainConfig, defaults: Args, checkpoint: dict[str, Any] | None, console: Console
+) -> Trainer:
+    keywords = {} if checkpoint is None else env_keywords(checkpoint)
+    keywords |= {name: getattr(args, name) for name in ENV_FLAGS}
+    keywords |= {"device": config.device, "seed": keywords.get("seed", config.seed)}
+    env = envs.make(**keywords)
+    eval_env = envs.make(**keywords | {"num_envs": None, "split": "val", "evaluation": True})
+    callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
+    if checkpoint is not None:
+        changed = {
+            name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)
+        }
+        return Trainer.resume(checkpoint["path"], env, eval_env, callbacks=[callback], **changed)
+    trainer = Trainer(env, config, eval_env, callbacks=[callback])
+    if args.init_from is not None:
+        path = read_checkpoint(args.init_from)["path"]
+        trainer.start_from(load_policy(path), path)
+    return trainer
+
+
+def _facts(args: Args, trainer: Trainer) -> dict[str, str]:
+    config, env = trainer.config, trainer.env
+    modules = {"actor": trainer.policy.actor, "critic": trainer.critic}
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
+    reward = {"mean": "mean of the agents'", "sum": "sum of the agents'", "individual": "each agent's own"}
+    scale = env.scenario.episode.reward_scale_usd
+    steps = env.num_envs * trainer.config.rollout_steps(env.num_envs)
+    return {
+        "experiment": trainer.run.path.name,
+        "algorithm": f"{config.algo}, critic sees {trainer.critic.view} ({args.critic_state} state of {env.state_dim})",
+        "policies": f"{config.policy_sharing}, {len(env.agents)} agents: {', '.join(env.agents)}",
+        "reward": f"{reward[config.reward_mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
+        "the Reward column sums it over an episode",
+        "envs": f"{env.num_envs} copies x {steps // env.num_envs} steps = {steps:,} env steps an iteration",
+        "device": f"{trainer.device} (env {env.device})",
+        "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+        "run folder": str(trainer.run.path),
+    }
+
+
+def _interrupt(trainer: Trainer) -> None:
+    """Ctrl-C: finish the iteration and save; a second one stops at once."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("\ninterrupted: finishing this iteration, then saving (Ctrl-C again to stop at once)", file=sys.stderr)
+    trainer.request_stop()
+
+
+def _closing(console: Console, trainer: Trainer) -> None:
+    folder = trainer.run.path
+    latest = trainer.run.checkpoints / "latest.pt"
+    left = trainer.config.iterations - trainer.iteration
+    more = "" if left else f" --iterations {2 * trainer.config.iterations}"
+    console.print(f"evaluate: python scripts/evaluate.py {folder}", highlight=False)
+    console.print(f"resume:   python scripts/train.py --resume {latest}{more}", highlight=False)
+    console.print(f"plot:     tensorboard --logdir {trainer.config.runs_dir}", highlight=False)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,100 @@
+"""Tables, TensorBoard, console."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mappo import Trainer
+from mappo.callbacks import ConsoleCallback, banner
+from mappo.logger import CsvLogger
+from tests.mappo.conftest import MakeTrainer
+from tests.toy_envs import TargetEnv
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_columns_may_appear_later(tmp_path: Path) -> None:
+    log = CsvLogger(tmp_path / "metrics.csv", keep_until=0)
+    log.log(1, {"iteration": 1, "a": 0.5})
+    log.log(2, {"iteration": 2, "eval/b": 2.0})
+    log.log(3, {"iteration": 3, "a": 0.7})
+    assert table(tmp_path / "metrics.csv") == [
+        {"iteration": "1", "a": "0.5", "eval/b": ""},
+        {"iteration": "2", "a": "", "eval/b": "2.0"},
+        {"iteration": "3", "a": "0.7", "eval/b": ""},
+    ]
+
+
+def test_a_resumed_table_forgets_what_is_redone(tmp_path: Path) -> None:
+    log = CsvLogger(tmp_path / "metrics.csv", keep_until=0)
+    for iteration in (1, 2, 3):
+        log.log(iteration, {"iteration": iteration})
+    again = CsvLogger(tmp_path / "metrics.csv", keep_until=1)
+    again.log(2, {"iteration": 2, "new": 1.0})
+    assert [row["iteration"] for row in table(tmp_path / "metrics.csv")] == ["1", "2"]
+
+
+def test_tensorboard_has_the_groups_over_env_steps(make_trainer: MakeTrainer) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(TargetEnv(horizon=5), TargetEnv(4), tensorboard=True)
+    trainer.train()
+    events = EventAccumulator(str(trainer.run.path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    for tag in ("train/return", "train/cost", "grid/worst", "eval/score", "losses/policy", "policy/std", "value/std"):
+        assert tag in tags
+    assert [event.step for event in events.Scalars("train/return")] == [80, 160]
+    assert [event.step for event in events.Scalars("eval/score")] == [0, 160]
+
+
+def run_with(make_trainer: MakeTrainer, **options: bool) -> tuple[Trainer, str]:
+    out = io.StringIO()
+    trainer = make_trainer(TargetEnv(horizon=5), TargetEnv(4))
+    trainer.callbacks = (ConsoleCallback(Console(file=out, width=200), **options),)
+    trainer.train()
+    return trainer, out.getvalue()
+
+
+def test_the_console_shows_aligned_rows_in_a_pipe(make_trainer: MakeTrainer) -> None:
+    _, text = run_with(make_trainer)
+    rows = [line for line in text.splitlines() if "|" in line]
+    assert [cell.strip() for cell in rows[0].split("|")] == [
+        *("Iter", "Reward", "Cost", "Episodes", "Env steps", "Steps/s", "Time")
+    ]
+    assert len(rows) == 3
+    assert len({len(row) for row in rows}) == 1
+    assert "evaluation at iteration 0: score" in text
+    assert "best.pt" in text
+
+
+def test_json_rows_can_be_read_back(make_trainer: MakeTrainer) -> None:
+    trainer, text = run_with(make_trainer, as_json=True)
+    assert [json.loads(line) for line in text.splitlines()] == trainer.history
+
+
+def test_quiet_shows_one_line(make_trainer: MakeTrainer) -> None:
+    _, text = run_with(make_trainer, quiet=True)
+    assert text.startswith("best evaluation: score")
+    assert text.count("\n") == 1
+
+
+def test_wandb_without_its_package_says_what_to_install(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"--wandb needs the package wandb; install it with: pip install"):
+        make_trainer(wandb=True)
+
+
+def test_the_banner_aligns_its_facts() -> None:
+    out = io.StringIO()
+    banner(Console(file=out, width=80), "run", {"algo": "mappo", "device": "cpu"})
+    assert "algo    mappo" in out.getvalue()
