@@ -1,5 +1,11 @@
 """MAPPO and IPPO in plain PyTorch: the public API, nothing else."""
 
+import os
+
+# libgomp's threads spin while they wait, which makes training ten times slower as soon as another program needs a core.
+# A short spin costs nothing on a quiet machine. It is read when torch loads, so it stands before the imports.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from mappo.config import TrainConfig
 from mappo.policy import Policy, load_policy
 from mappo.trainer import Trainer

@@ -8,8 +8,9 @@ import csv
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -147,42 +148,56 @@ class RunFolder:
     """Paths of one run; nothing is created before `create`."""
 
     path: Path
-    checkpoints: Path
+    checkpoint_dir: Path | None = None
+    """Where checkpoints go; None: into the run folder."""
+    is_new: bool = True
+    """Whether the folder must not exist before `create`."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.checkpoint_dir or self.path / "checkpoints"
 
     @classmethod
     def new(cls, config: TrainConfig, num_agents: int) -> Self:
-        """A folder of its own below --runs-dir; a name that is taken is an error, the default name gets a number."""
-        runs = Path(config.runs_dir)
-        if config.experiment_name is not None:
-            path = runs / config.experiment_name
-            if path.exists():
-                raise ValueError(
-                    f"--experiment-name {config.experiment_name}: {path} exists already; "
-                    f"choose another name or continue it with --resume {path}/checkpoints/latest.pt"
-                )
-        else:
-            time = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-            name = f"{config.algo}_{config.policy_sharing}_mg{num_agents}_{time}"
-            candidates = [runs / name, *(runs / f"{name}_{n}" for n in range(2, 1000))]
-            path = next(candidate for candidate in candidates if not candidate.exists())
-        return cls(
-            path=path, checkpoints=Path(config.checkpoint_dir) if config.checkpoint_dir else path / "checkpoints"
-        )
+        """A folder of its own below --runs-dir; a name that is taken is an error."""
+        time = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        name = config.experiment_name or f"{config.algo}_{config.policy_sharing}_mg{num_agents}_{time}"
+        path = Path(config.runs_dir) / name
+        if config.experiment_name is not None and path.exists():
+            raise ValueError(
+                f"--experiment-name {name}: {path} exists already; "
+                f"choose another name or continue it with --resume {path}/checkpoints/latest.pt"
+            )
+        return cls(path=path, checkpoint_dir=Path(config.checkpoint_dir) if config.checkpoint_dir else None)
 
     @classmethod
     def of_checkpoint(cls, file: Path, recorded: str) -> Self | None:
         """The folder that a checkpoint belongs to: where it lies, else where its run was; None if that is gone."""
-        for path in (file.resolve().parent.parent, Path(recorded)):
+        folder = file.resolve().parent
+        for path in (folder.parent, Path(recorded)):
             if (path / "config.json").exists():
-                return cls(path=path, checkpoints=file.resolve().parent)
+                inside = folder == path.resolve() / "checkpoints"
+                return cls(path=path, checkpoint_dir=None if inside else folder, is_new=False)
         return None
 
-    def create(self, config: TrainConfig, env_spec: Mapping[str, Any]) -> None:
-        """Make the folders and write config.json."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+    def create(self, config: TrainConfig, env_spec: Mapping[str, Any]) -> Self:
+        """Make the folders and write config.json; returns the folder as it was created.
+
+        Where another run took the name in the meantime, such as a second seed started in the same second, a number
+        is appended.
+        """
+        run = self
+        for number in count(2):
+            try:
+                run.path.mkdir(parents=True, exist_ok=not self.is_new)
+                break
+            except FileExistsError:
+                run = replace(self, path=self.path.with_name(f"{self.path.name}_{number}"))
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
         content = {"config": config.to_dict(), "env": dict(env_spec), "versions": versions()}
-        (self.path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        (run.path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        return replace(run, is_new=False)
 
 
 def default_loggers(config: TrainConfig, folder: Path, *, iteration: int, env_steps: int) -> list[Logger]:

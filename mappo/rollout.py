@@ -56,7 +56,7 @@ class Rollout:
     """Owns the running episodes of one env: what the policy acts on next, and the totals so far."""
 
     def __init__(self, env: VecEnv, spec: EnvSpec, policy: Policy, state_norm: RunningMeanStd) -> None:
-        """Nothing is stepped yet; `pending` must be set, by `reset_env` or from a checkpoint."""
+        """Nothing is stepped yet; `start` or `load_state_dict` comes first."""
         self.env = env
         self.spec = spec
         self.policy = policy
@@ -64,10 +64,10 @@ class Rollout:
         self.pending = Pending(*(torch.zeros(0) for _ in Pending._fields))
         self.completed: CompletedEpisodes | None = None
 
-    @property
-    def started(self) -> bool:
-        """Whether there is something to act on."""
-        return self.pending.obs.numel() > 0
+    def start(self) -> None:
+        """Reset the env, unless its episodes are running already."""
+        if self.pending.obs.numel() == 0:
+            self.pending = reset_env(self.env, self.spec, self.policy.device)
 
     @torch.no_grad()
     def collect(self, buffer: RolloutBuffer, generator: torch.Generator) -> CompletedEpisodes:

@@ -21,7 +21,7 @@ from mappo.logger import Logger, Row, RunFolder, default_loggers, require_wandb
 from mappo.networks import build_critic, input_width
 from mappo.normalization import RunningMeanStd, ValueNorm
 from mappo.policy import Policy
-from mappo.rollout import Rollout, reset_env
+from mappo.rollout import Rollout
 from mappo.spaces import EnvSpec
 from mappo.targets import Networks, TargetSettings, make_batch
 from mappo.update import Updater, UpdateSettings, to_floats
@@ -56,6 +56,10 @@ class Trainer:
         self.spec = EnvSpec.of(env)
         if eval_env is not None and (lines := self.spec.differences(EnvSpec.of(eval_env))):
             raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
+        if getattr(env, "needs_discount", False) and config.gamma == 1:
+            raise ValueError(
+                "--gamma must be below 1 for an env whose episodes are cut while the task goes on, got 1; try 0.99"
+            )
         if config.wandb:
             require_wandb()
         num_steps, num_minibatches = config.rollout_steps(env.num_envs), config.minibatch_count(env.num_envs)
@@ -90,8 +94,7 @@ class Trainer:
             name = "--stop-after" if self.config.stop_after else "--iterations"
             raise ValueError(f"{name} {last} iterations are done already; resume with a larger number to go on")
         self._stop_requested = False
-        if not self.rollout.started:
-            self.rollout.pending = reset_env(self.env, self.spec, self.device)
+        self.rollout.start()
         for callback in self.callbacks:
             callback.on_train_start(self)
         try:
@@ -129,7 +132,7 @@ class Trainer:
         if not self._run_is_open:
             self._open_run()  # only now: an env that raises at once leaves no files behind
         learning = time.perf_counter()
-        metrics = self._learn()
+        metrics = self.learn()
         rollout_s, update_s = collected - started, time.perf_counter() - learning
         self.elapsed_s += rollout_s + update_s
         steps = self.env.num_envs * len(self.buffer.actions)
@@ -144,7 +147,7 @@ class Trainer:
             self.save(f"iteration_{self.iteration:06d}")
             self.save("latest")
 
-    def _learn(self) -> Row:
+    def learn(self) -> Row:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
         batch, metrics = make_batch(self.buffer, nets, target_settings(self.config))
@@ -163,7 +166,7 @@ class Trainer:
 
     def _open_run(self) -> None:
         """Create the run folder and loggers; a new run is evaluated before its first update."""
-        self.run.create(self.config, getattr(self.env, "spec", {}))
+        self.run = self.run.create(self.config, getattr(self.env, "spec", {}))
         self._run_is_open = True
         if self.given_loggers is None:
             place = {"iteration": self.iteration, "env_steps": self.env_steps}
@@ -258,7 +261,7 @@ class Trainer:
         config = resumed_config(stored, overrides)
         run = RunFolder.of_checkpoint(Path(path), content["run_dir"])
         if run and "checkpoint_dir" in overrides:
-            run = replace(run, checkpoints=Path(overrides["checkpoint_dir"]))
+            run = replace(run, checkpoint_dir=Path(overrides["checkpoint_dir"]))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
         if config.iterations != stored.iterations and config.lr_schedule != "constant":
             total = f"--iterations {stored.iterations} -> {config.iterations}"

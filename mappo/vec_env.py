@@ -115,6 +115,9 @@ class VecEnvExtras(Protocol):
     spec: Mapping[str, Any]
     """JSON-able keyword arguments that rebuild this env; stored in checkpoints. Default: empty."""
 
+    needs_discount: bool
+    """True where a time limit cuts a task that goes on, so that gamma must be below 1. Default: False."""
+
     def initial_masks(self) -> tuple[Tensor, Tensor]:
         """`alive` (B, A) and `action_mask` (B, A, K) that go with the obs of `reset`; default: all true."""
         ...

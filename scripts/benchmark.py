@@ -19,12 +19,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from cli import parse, run_command
+from envs.power.to_pandapower import network_to_pandapower
 from rich.console import Console
 from rich.table import Table
 
 import envs
 from envs.power import solve_power_flow
-from envs.power.to_pandapower import network_to_pandapower
 from mappo import TrainConfig, Trainer
 from mappo.checkpoint import versions
 
@@ -102,15 +102,27 @@ def measure_power_flow(args: Args) -> list[Rate]:
     for dtype in (torch.float32, torch.float64):
         name = str(dtype).removeprefix("torch.")
         p, q = (scale * p_mw).to(args.device, dtype), (scale * q_mvar).to(args.device, dtype)
-        rates.append(_rate(args, "power-flow", f"batch, {name}", "flows/s", args.num_envs * 10,
-                           lambda p=p, q=q: [solve_power_flow(net, p, q, tap) for _ in range(10)]))
+        rates.append(
+            _rate(
+                args,
+                "power-flow",
+                f"batch, {name}",
+                "flows/s",
+                args.num_envs * 10,
+                lambda p=p, q=q: [solve_power_flow(net, p, q, tap) for _ in range(10)],
+            )
+        )
     import pandapower  # noqa: PLC0415 - slow to import, and only this stage needs it
 
     grid = network_to_pandapower(net)
-    start = solve_power_flow(net, p_mw, q_mvar).v_pu[0].abs().numpy()
-    reference = _rate(args, "power-flow", "pandapower runpp, default", "flows/s", PANDAPOWER_RUNS,
-                      lambda: [pandapower.runpp(grid) for _ in range(PANDAPOWER_RUNS)])
-    del start
+    reference = _rate(
+        args,
+        "power-flow",
+        "pandapower runpp, default",
+        "flows/s",
+        PANDAPOWER_RUNS,
+        lambda: [pandapower.runpp(grid) for _ in range(PANDAPOWER_RUNS)],
+    )
     ratio = rates[0].median / reference.median
     return [*rates, reference, _single("power-flow", "batch float32 / pandapower", "times", ratio)]
 
@@ -140,8 +152,11 @@ def measure_rollout(args: Args) -> list[Rate]:
     trainer = _trainer(args)
     buffer, generator = trainer.buffer, trainer.generator
     steps = trainer.env.num_envs * len(buffer.actions)
-    return [_rate(args, "rollout", "policy and env", "env steps/s", steps,
-                  lambda: trainer.rollout.collect(buffer, generator))]
+    return [
+        _rate(
+            args, "rollout", "policy and env", "env steps/s", steps, lambda: trainer.rollout.collect(buffer, generator)
+        )
+    ]
 
 
 def measure_update(args: Args) -> list[Rate]:
@@ -155,6 +170,7 @@ def measure_update(args: Args) -> list[Rate]:
 def measure_train(args: Args) -> list[Rate]:
     """End to end, with evaluation, checkpoints and TensorBoard: 10 iterations of the default command."""
     with tempfile.TemporaryDirectory() as folder:
+
         def train() -> None:
             settings = {"scenario": args.scenario, "device": args.device}
             env = envs.make(**settings, num_envs=512, seed=42)
@@ -167,7 +183,7 @@ def measure_train(args: Args) -> list[Rate]:
 def _trainer(args: Args) -> Trainer:
     env = envs.make(args.scenario, num_envs=512, device=args.device, seed=42)
     trainer = Trainer(env, TrainConfig())
-    trainer.start()
+    trainer.rollout.start()
     return trainer
 
 
@@ -181,8 +197,9 @@ def _rate(args: Args, stage: str, what: str, unit: str, count: int, work: Callab
         work()
         _synchronise(args.device)
         rates.append(count / (time.perf_counter() - started))
-    return Rate(stage=stage, what=what, unit=unit, median=statistics.median(rates), lowest=min(rates),
-                highest=max(rates))
+    return Rate(
+        stage=stage, what=what, unit=unit, median=statistics.median(rates), lowest=min(rates), highest=max(rates)
+    )
 
 
 def _single(stage: str, what: str, unit: str, value: float) -> Rate:

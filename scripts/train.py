@@ -11,7 +11,7 @@ from cli import env_keywords, parse, read_checkpoint, run_command
 from rich.console import Console
 
 import envs
-from mappo import TrainConfig, Trainer, load_policy
+from mappo import TrainConfig, Trainer
 from mappo.callbacks import ConsoleCallback, banner
 from mappo.config import PRESETS
 
@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(Args, argv, default=defaults, description=__doc__)
     config = _config(args, defaults)
     console = Console(soft_wrap=True)
-    trainer = _build(args, config, defaults, checkpoint, console)
+    env, trainer = _build(args, config, defaults, checkpoint, console)
     if not (args.quiet or args.json):
-        banner(console, f"{config.algo.upper()} on {args.scenario}", _facts(args, trainer))
+        banner(console, f"{config.algo.upper()} on {args.scenario}", _facts(args, trainer, env))
     signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer))
     trainer.train()
     if not args.json:
@@ -130,8 +130,10 @@ def _config(args: Args, defaults: Args) -> TrainConfig:
     """
     config, before = args.train, defaults.train
     if args.num_workers != 0:
-        raise ValueError(f"--num-workers must be 0 for --env {args.env}, got {args.num_workers}: its copies are one "
-                         "batch in one process; raise --num-envs instead")
+        raise ValueError(
+            f"--num-workers must be 0 for --env {args.env}, got {args.num_workers}: its copies are one "
+            "batch in one process; raise --num-envs instead"
+        )
     if not args.share_reward:
         if config.reward_mode not in (before.reward_mode, "individual"):
             raise ValueError(f"--no-share-reward contradicts --reward-mode {config.reward_mode}; give one of them")
@@ -140,8 +142,9 @@ def _config(args: Args, defaults: Args) -> TrainConfig:
         config = replace(config, reward_mode="mean")
     if args.independent_policies:
         if config.policy_sharing not in (before.policy_sharing, "independent"):
-            raise ValueError(f"--independent-policies contradicts --policy-sharing {config.policy_sharing}; "
-                             "give one of them")
+            raise ValueError(
+                f"--independent-policies contradicts --policy-sharing {config.policy_sharing}; give one of them"
+            )
         config = replace(config, policy_sharing="independent")
     if args.no_cuda:
         if config.device not in ("auto", "cpu"):
@@ -152,7 +155,7 @@ def _config(args: Args, defaults: Args) -> TrainConfig:
 
 def _build(
     args: Args, config: TrainConfig, defaults: Args, checkpoint: dict[str, Any] | None, console: Console
-) -> Trainer:
+) -> tuple[envs.MicrogridEnv, Trainer]:
     keywords = {} if checkpoint is None else env_keywords(checkpoint)
     keywords |= {name: getattr(args, name) for name in ENV_FLAGS}
     keywords |= {"device": config.device, "seed": keywords.get("seed", config.seed)}
@@ -160,19 +163,16 @@ def _build(
     eval_env = envs.make(**keywords | {"num_envs": None, "split": "val", "evaluation": True})
     callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
     if checkpoint is not None:
-        changed = {
-            name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)
-        }
-        return Trainer.resume(checkpoint["path"], env, eval_env, callbacks=[callback], **changed)
+        changed = {name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)}
+        return env, Trainer.resume(checkpoint["path"], env, eval_env, callbacks=[callback], **changed)
     trainer = Trainer(env, config, eval_env, callbacks=[callback])
     if args.init_from is not None:
-        path = read_checkpoint(args.init_from)["path"]
-        trainer.start_from(load_policy(path), path)
-    return trainer
+        trainer.policy.start_from(read_checkpoint(args.init_from)["path"])
+    return env, trainer
 
 
-def _facts(args: Args, trainer: Trainer) -> dict[str, str]:
-    config, env = trainer.config, trainer.env
+def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, str]:
+    config = trainer.config
     modules = {"actor": trainer.policy.actor, "critic": trainer.critic}
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
     reward = {"mean": "mean of the agents'", "sum": "sum of the agents'", "individual": "each agent's own"}

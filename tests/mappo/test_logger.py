@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mappo import Trainer
+from mappo import TrainConfig, Trainer
 from mappo.callbacks import ConsoleCallback, banner
-from mappo.logger import CsvLogger
+from mappo.logger import CsvLogger, RunFolder
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import TargetEnv
 
@@ -98,3 +98,11 @@ def test_the_banner_aligns_its_facts() -> None:
     out = io.StringIO()
     banner(Console(file=out, width=80), "run", {"algo": "mappo", "device": "cpu"})
     assert "algo    mappo" in out.getvalue()
+
+
+def test_two_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    config = TrainConfig(runs_dir=str(tmp_path))
+    first = RunFolder(path=tmp_path / "same").create(config, {})
+    second = RunFolder(path=tmp_path / "same").create(config, {})
+    assert [first.path.name, second.path.name] == ["same", "same_2"]
+    assert second.checkpoints.is_dir()
