@@ -14,7 +14,6 @@ from torch import Tensor
 from envs.profiles import (
     NOISE_PERSISTENCE,
     NOISE_SD_USD_PER_MWH,
-    PRICE_FLOOR_USD_PER_MWH,
     DayProfiles,
 )
 from envs.scenario import Scenario
@@ -133,13 +132,15 @@ class DayDrawer:
         lag = hour[-24:, None] - hour
         weights = torch.where(lag >= 0, NOISE_PERSISTENCE ** lag.clamp(min=0).double(), 0.0)  # (24, hours)
         noise = (shocks @ weights.T).repeat_interleave(self._scenario.steps_per_hour, 1)
-        return (self._profiles.price_base[self._day] + noise).clamp(min=PRICE_FLOOR_USD_PER_MWH)
+        rule = self._scenario.data
+        price = self._profiles.price_base[self._day] + noise
+        return price.clamp(rule.price_floor_usd_per_mwh, rule.price_cap_usd_per_mwh)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the present draw."""
         return {
             "seed": self._seed,
-            "episode": self._episode,
+            "episode": self._episode.clone(),  # `new_episode` counts in place
             "day": self._day,
             "day_of_episode": self._day_of_episode,
             "factors": self._factors,

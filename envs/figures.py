@@ -3,10 +3,11 @@
 Data flow: `MicrogridEnv.step` (evaluation only) -> `DayTrace.record` -> `DayTrace.figures` -> TensorBoard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from envs.grid import Grid, GridState
     from envs.observations import Account
 
+Series = np.ndarray[Any, np.dtype[Any]]
 COLOURS = {"battery": "#4477aa", "generator": "#cc6677", "pv": "#ddaa33", "wind": "#66ccee"}
 
 
@@ -44,14 +46,14 @@ class DayTrace:
         """Two pictures of the last complete day: `dispatch` and `grid`; empty before there is one."""
         if not self._day:
             return {}
-        data = {name: torch.stack([row[name] for row in self._day]).cpu() for name in self._day[0]}
+        data = {name: torch.stack([row[name] for row in self._day]).cpu().numpy() for name in self._day[0]}
         date = (drawer.first_date + timedelta(days=int(drawer.day[0]))).strftime("%a %d %b %Y")
         return {"dispatch": self._dispatch(data, date), "grid": self._grid_picture(data, date, grid)}
 
-    def _hours(self) -> Tensor:
-        return torch.arange(self._scenario.steps_per_day) * self._scenario.dt_h
+    def _hours(self) -> Series:
+        return np.arange(self._scenario.steps_per_day) * self._scenario.dt_h
 
-    def _dispatch(self, data: dict[str, Tensor], date: str) -> Any:
+    def _dispatch(self, data: Mapping[str, Series], date: str) -> Any:
         """Per microgrid: production stacked above zero, charging below, energy on its own axis."""
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 
@@ -60,13 +62,13 @@ class DayTrace:
         axes = figure.subplots(len(self._agents), 1, sharex=True, squeeze=False)[:, 0]
         for i, (name, ax) in enumerate(zip(self._agents, axes, strict=True)):
             charge = data["battery_p_mw"][:, i]
-            bottom = torch.zeros_like(charge)
+            bottom = 0.0 * charge
             stack = {"wind": data["wind_p_mw"][:, i], "pv": data["pv_p_mw"][:, i]}
-            stack |= {"generator": data["generator_p_mw"][:, i], "battery": (-charge).clamp(min=0)}
+            stack |= {"generator": data["generator_p_mw"][:, i], "battery": (-charge).clip(min=0)}
             for label, value in stack.items():
                 ax.bar(hours, value, dt_h, bottom=bottom, align="edge", color=COLOURS[label], label=label)
                 bottom = bottom + value
-            ax.bar(hours, -charge.clamp(min=0), dt_h, align="edge", color=COLOURS["battery"])
+            ax.bar(hours, -charge.clip(min=0), dt_h, align="edge", color=COLOURS["battery"])
             ax.step(hours, data["party_p_mw"][:, 1 + i], where="post", color="black", lw=1.2, label="grid import")
             ax.axhline(0, color="black", lw=0.5)
             ax.set_ylabel(f"{name}\nMW")
@@ -83,7 +85,7 @@ class DayTrace:
         axes[-1].set_xlim(0, 24)
         return figure
 
-    def _grid_picture(self, data: dict[str, Tensor], date: str, grid: "Grid") -> Any:
+    def _grid_picture(self, data: Mapping[str, Series], date: str, grid: "Grid") -> Any:
         """Price, head power with the running peak, and every bus voltage against the limits."""
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 

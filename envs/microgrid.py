@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from envs import tariff
+from envs.composition import build_network
 from envs.devices import Applied, Devices
 from envs.exogenous import DayDrawer
 from envs.figures import DayTrace
@@ -25,7 +26,7 @@ from envs.power.network import Network
 from envs.profiles import episode_starts, load_profiles
 from envs.reference import DayReference, score
 from envs.rewards import Ledger
-from envs.scenario import Scenario, build_network
+from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, checked_device
 from mappo.vec_env import Step
 
@@ -195,7 +196,13 @@ class MicrogridEnv:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is of another number of copies.
+        """
+        if (copies := len(state["account"]["peak_mw"])) != self.num_envs:
+            raise ValueError(f"--num-envs must be {copies} to restore this state, got {self.num_envs}")
         self._drawer.load_state_dict(state["drawer"])
         self._hour, self._days_done = state["hour"], state["days_done"]
         self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})

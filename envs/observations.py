@@ -46,7 +46,9 @@ class Observer:
         self._privileged = critic_state == "privileged"
         self._per_hour, self._steps = scenario.steps_per_hour, scenario.steps_per_day
         self._like = devices.efficiency
-        self._load_mw = grid.area_load_mw.to(self._like).clamp(min=1e-6)  # (1 + A,) nominal, a scale too
+        self._nominal_mw = grid.area_load_mw  # (1 + A,) float64 on the CPU, where days are prepared
+        self._scale_mw = torch.where(self._nominal_mw > 0, self._nominal_mw, 1.0)
+        self._load_mw = self._scale_mw.to(self._like)
         self._pcc_scale_mw = self._load_mw[1:] + devices.battery_p_max_mw
         self._rated_mw = torch.cat([devices.pv_p_max_mw, devices.wind_p_max_mw]).clamp(min=1e-6)[:, None]
         self._path_length = max(map(len, grid.tap_paths), default=0)
@@ -78,7 +80,7 @@ class Observer:
         feeder, *agents = self._grid.area_names
         each = [f"{agent}.{name}" for agent in agents for name in _local_names()]
         future = [
-            f"{name}_plus_{k}h"
+            f"future_{name}_plus_{k}h"
             for name in ("price_usd_per_mwh", f"{feeder}.load_mw", *(f"{agent}.net_load_mw" for agent in agents))
             for k in range(1, 24)
         ]
@@ -108,7 +110,7 @@ class Observer:
         own = torch.cat([shared[:, :, None].expand(-1, -1, agents, -1), local], -1)
         state = [shared, feeder_load[..., None], local.flatten(2)]
         if self._privileged:
-            today = net_mw[:, self._steps :] / self._load_mw[1:].double()
+            today = net_mw[:, self._steps :] / self._scale_mw[1:]
             price = _scaled_price(day.price)[..., None]
             state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
         return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
@@ -176,7 +178,7 @@ class Observer:
         yesterday, minus yesterday's PV and wind.
         """
         steps, per_hour = self._steps, self._per_hour
-        scale_mw = self._load_mw[1:].double().cpu()
+        scale_mw = self._scale_mw[1:].cpu()
         load_mw = torch.cat([day.yesterday_load, day.load], -1)[:, 1:] * scale_mw[:, None]  # (B, A, 2H)
         plants_mw = torch.cat([day.yesterday_renewables_mw, day.renewables_mw], -1)
         pv_mw, wind_mw = plants_mw.chunk(2, 1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,6 @@ from envs.scenario import DATA, Scenario
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-PRICE_FLOOR_USD_PER_MWH = 5.0
 NOISE_SD_USD_PER_MWH = 4.5
 NOISE_PERSISTENCE = 0.92  # per hour
 PV_COLUMNS = ("PV1", "PV2", "PV5", "PV7")
@@ -90,10 +90,13 @@ def _read_rows(path: Path) -> tuple[list[datetime], list[list[float]], list[str]
             if not header or header[0] != "time":
                 raise ValueError(f"{path} line 1: the first column must be 'time', got {header[:1]}")
             for row in reader:
-                times.append(datetime.fromisoformat(row[0]))
-                rows.append([float(cell) for cell in row[1:]])
                 if len(row) != len(header):
                     raise ValueError(f"expected {len(header)} cells, got {len(row)}")
+                time, cells = datetime.fromisoformat(row[0]), [float(cell) for cell in row[1:]]
+                if not all(map(isfinite, cells)):
+                    raise ValueError(f"every value must be a finite number, got {row[1:]}")
+                times.append(time)
+                rows.append(cells)
     except (EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise ValueError(f"data file {path} cannot be read ({error}); restore it from the package") from error
     except ValueError as error:
@@ -158,19 +161,25 @@ def load_profiles(scenario: Scenario) -> DayProfiles:
     suffix = {1: "_hourly", 4: "_15min"}[steps]
     series = read_series(scenario.data.profiles, suffix, timedelta(hours=scenario.dt_h))
     prices = read_series(scenario.data.prices, "_hourly", timedelta(hours=1))
-    price = prices.column(f"{scenario.data.price}_usd_per_mwh").view(-1, 24)
+    rule = scenario.data
+    price = prices.column(f"{rule.price}_usd_per_mwh").view(-1, 24)
+    price = price.clamp(rule.price_floor_usd_per_mwh, rule.price_cap_usd_per_mwh)
     parts = [scenario.feeder, *scenario.microgrids.values()]
     load = torch.stack([_weighted(series, part.load_profile) for part in parts])
     plants = [grid.pv for grid in scenario.microgrids.values()] + [grid.wind for grid in scenario.microgrids.values()]
-    renewables = torch.stack([series.column(plant.profile) for plant in plants])
+    renewables = torch.stack([_available_share(series, plant.profile) for plant in plants])
     if len(price) * scenario.steps_per_day != load.shape[1]:
         raise ValueError(
             f"{prices.path} has {len(price)} days and {series.path} {load.shape[1]} steps: "
             "they must cover the same days"
         )
+    if prices.start != series.start:
+        raise ValueError(
+            f"{prices.path} starts at {prices.start} and {series.path} at {series.start}: they must cover the same days"
+        )
     days = len(price)
     base = None
-    if scenario.data.price == "synthetic":
+    if rule.price == "synthetic":
         market = [_hourly(series, columns, steps) for columns in ((MARKET_LOAD,), PV_COLUMNS, WIND_COLUMNS)]
         base = price_base(*market).view(days, 24).repeat_interleave(steps, 1)
     return DayProfiles(
@@ -181,6 +190,18 @@ def load_profiles(scenario: Scenario) -> DayProfiles:
         weekday=(torch.arange(days) + series.start.weekday()) % 7,
         first_date=series.start,
     )
+
+
+def _available_share(series: Series, name: str) -> Tensor:
+    values = series.column(name)
+    outside = (values < 0) | (values > 1)
+    if bool(outside.any()):
+        line = int(outside.nonzero()[0]) + 2
+        raise ValueError(
+            f"{series.path} line {line}: {name} must be a share of rated power in [0, 1], got {values[line - 2]:g}; "
+            "divide the series by its rated power"
+        )
+    return values
 
 
 def _weighted(series: Series, weights: Mapping[str, float]) -> Tensor:

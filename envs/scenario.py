@@ -4,17 +4,12 @@ Data flow: YAML + overrides -> `Scenario` -> network, devices, tariff, profiles 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from envs.power.from_tables import network_from_tables
-from envs.power.network import Network
-from envs.power.tables import Tables, compose, read_tables
 
 DATA = Path(str(files("envs") / "data"))
 Positive = Annotated[float, Field(gt=0)]
@@ -125,8 +120,21 @@ class Data(_Model):
     """`<name>_hourly` and `<name>_15min` when packaged."""
     prices: str
     """Hourly prices; the column is `<price>_usd_per_mwh`."""
-    price: Literal["synthetic", "tou"] = "synthetic"
-    """Which price column to bill with. Only the synthetic price has a noise that training redraws."""
+    price: str = "synthetic"
+    """Which price to bill with. Only the synthetic price has a noise that training redraws."""
+    price_floor_usd_per_mwh: float = 5.0
+    """Lower prices are raised to this."""
+    price_cap_usd_per_mwh: float = 250.0
+    """Higher prices are cut to this."""
+
+    @model_validator(mode="after")
+    def _prices(self) -> "Data":
+        if self.price_floor_usd_per_mwh > self.price_cap_usd_per_mwh:
+            raise ValueError(
+                f"price_floor_usd_per_mwh must not exceed price_cap_usd_per_mwh, got {self.price_floor_usd_per_mwh} "
+                f"and {self.price_cap_usd_per_mwh}"
+            )
+        return self
 
 
 class Tariff(_Model):
@@ -263,10 +271,13 @@ def load_scenario(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
         raise ValueError(_readable(error, name_or_path)) from error
 
 
+_WHOLE = ("load_profile",)  # a weighted sum: an override replaces it, other mappings are merged key by key
+
+
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in overrides.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _WHOLE
         result[key] = _merged(result[key], value) if both else value
     return result
 
@@ -284,51 +295,3 @@ def _readable(error: ValidationError, name: str | Path) -> str:
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
             problems.append(f"{where}: {item['msg']}{got}")
     return f"scenario {name}: " + "; ".join(problems)
-
-
-def build_network(scenario: Scenario) -> Network:
-    """Fuse feeder and microgrids into one network with the scenario's scales, capacitors and tap changers.
-
-    Raises:
-        ValueError: a network, feeder bus, capacitor or regulator that does not exist.
-    """
-    feeder = replace(_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
-    microgrids = {name: (_tables(grid), grid.bus) for name, grid in scenario.microgrids.items()}
-    tables = compose(feeder, microgrids, scenario.feeder.name)
-    for name, part in {scenario.feeder.name: scenario.feeder, **scenario.microgrids}.items():
-        tables = _with_regulators(tables, name, part)
-    return network_from_tables(tables)
-
-
-def _tables(part: Feeder | Microgrid) -> Tables:
-    """The part's own tables with its load scale and capacitor steps."""
-    folder = DATA / "networks" / part.network
-    if not folder.is_dir():
-        folder = Path(part.network)
-    if not folder.is_dir():
-        known = sorted(path.name for path in (DATA / "networks").iterdir() if path.is_dir())
-        raise ValueError(f"network {part.network!r} is unknown; use one of {', '.join(known)} or a folder of tables")
-    tables = read_tables(folder)
-    banks = {bank.name: bank for bank in tables.capacitors}
-    for name, steps in part.capacitors.items():
-        if name not in banks or steps > banks[name].n_steps:
-            known = ", ".join(f"{bank.name} (at most {bank.n_steps})" for bank in tables.capacitors)
-            raise ValueError(f"capacitors.{name}: {steps} is not possible in {part.network}; it has {known or 'none'}")
-        banks[name] = replace(banks[name], default_step=steps)
-    loads = [
-        replace(load, p_mw=load.p_mw * part.load_scale, q_mvar=load.q_mvar * part.load_scale) for load in tables.loads
-    ]
-    return replace(tables, capacitors=tuple(banks.values()), loads=tuple(loads))
-
-
-def _with_regulators(tables: Tables, name: str, part: Feeder | Microgrid) -> Tables:
-    trafos = {trafo.name: trafo for trafo in tables.trafos}
-    for key, settings in part.regulators.items():
-        full = f"{name}.{key}"
-        changer = trafos[full].tap_changer if full in trafos else None
-        if changer is None:
-            known = ", ".join(t.name for t in tables.trafos if t.tap_changer is not None)
-            raise ValueError(f"{name}: regulators.{key} does not exist; tap changers are {known}")
-        changer = replace(changer, v_target_pu=settings.target_pu, deadband_pu=settings.deadband_pu)
-        trafos[full] = replace(trafos[full], tap_changer=changer)
-    return replace(tables, trafos=tuple(trafos.values()))

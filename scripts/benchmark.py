@@ -19,12 +19,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from cli import parse, run_command
-from envs.power.to_pandapower import network_to_pandapower
 from rich.console import Console
 from rich.table import Table
 
 import envs
+from envs.composition import scenario_tables
 from envs.power import solve_power_flow
+from envs.power.to_pandapower import to_pandapower
+from envs.scenario import load_scenario
 from mappo import TrainConfig, Trainer
 from mappo.checkpoint import versions
 
@@ -114,7 +116,7 @@ def measure_power_flow(args: Args) -> list[Rate]:
         )
     import pandapower  # noqa: PLC0415 - slow to import, and only this stage needs it
 
-    grid = network_to_pandapower(net)
+    grid = to_pandapower(scenario_tables(load_scenario(args.scenario)))
     reference = _rate(
         args,
         "power-flow",

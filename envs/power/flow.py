@@ -77,7 +77,12 @@ def solve_power_flow(
     tap = p_mw.new_zeros(len(p_mw), count) if tap is None else torch.atleast_2d(tap).to(p_mw)
     if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
         raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
-    for name, value, width in (("p_mw", p_mw, net.num_buses), ("q_mvar", q_mvar, net.num_buses), ("tap", tap, count)):
+    buses = net.num_buses
+    if q_mvar.dtype != p_mw.dtype:
+        raise ValueError(f"q_mvar must have the dtype of p_mw, {p_mw.dtype}, got {q_mvar.dtype}")
+    v_shaped = p_mw if v_init is None else v_init
+    shaped = (("p_mw", p_mw, buses), ("q_mvar", q_mvar, buses), ("tap", tap, count), ("v_init", v_shaped, buses))
+    for name, value, width in shaped:
         if value.shape != (len(p_mw), width):
             raise ValueError(f"{name} must have shape ({len(p_mw)}, {width}), got {tuple(value.shape)}")
     tolerance_pu = DEFAULT_TOLERANCE_PU[p_mw.dtype] if tolerance_pu is None else tolerance_pu

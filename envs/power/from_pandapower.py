@@ -7,7 +7,7 @@ transformers' tap positions are taken as they stand: the result has no regulator
 """
 
 from cmath import exp, phase
-from math import degrees, inf, pi, radians
+from math import degrees, inf, isnan, pi, radians
 from typing import Any
 
 from envs.power.builder import Branch, NetworkBuilder
@@ -75,6 +75,10 @@ def _connected(table: Any, buses: Any) -> Any:
     return table[table.in_service & table.bus.isin(buses)].itertuples()
 
 
+def _name(row: Any, kind: str) -> str:
+    return row.name if isinstance(row.name, str) else f"{kind} {row.Index}"
+
+
 def _open_ends(net: Any, kind: str) -> dict[int, set[int]]:
     """Element -> its buses with an open switch."""
     ends: dict[int, set[int]] = {}
@@ -100,21 +104,26 @@ def _add_lines(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
             builder.add_shunt(live[0], half + (half / (1 + z * half)))
             continue
         rating = 3**0.5 * builder.base_kv(ends[0]) * line.max_i_ka * line.df * line.parallel / BASE_MVA
-        name = str(line.name if line.name is not None else f"line {line.Index}")
-        builder.add_branch(Branch(name=name, a=ends[0], b=ends[1], z_pu=z, y_a_pu=half, y_b_pu=half, rating_pu=_known(rating)))
-
-
-def _known(rating_pu: float) -> float:
-    return rating_pu if rating_pu == rating_pu else inf
+        rating = inf if isnan(rating) else rating  # NaN: unknown
+        name = _name(line, "line")
+        builder.add_branch(Branch(name=name, a=ends[0], b=ends[1], z_pu=z, y_a_pu=half, y_b_pu=half, rating_pu=rating))
 
 
 def _add_trafos(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
     open_ends = _open_ends(net, "t")
     for trafo in net.trafo[net.trafo.in_service].itertuples():
         ends = {int(trafo.hv_bus), int(trafo.lv_bus)}
-        if int(trafo.Index) in open_ends or not ends <= buses:
+        if not ends <= buses:
             continue  # pandapower takes such a transformer out of service
-        builder.add_branch(_trafo_branch(trafo, builder))
+        branch, open_at = _trafo_branch(trafo, builder), open_ends.get(int(trafo.Index), set())
+        if not open_at:
+            builder.add_branch(branch)
+        elif ends - open_at:  # magnetised from the closed end: the open end's shunt in series with the impedance
+            seen = branch.y_b_pu + branch.y_b_pu / (1 + branch.z_pu * branch.y_b_pu)
+            if branch.b in open_at:
+                builder.add_shunt(branch.a, seen / abs(branch.ratio) ** 2)
+            else:
+                builder.add_shunt(branch.b, seen)
 
 
 def _trafo_branch(trafo: Any, builder: NetworkBuilder) -> Branch:
@@ -133,7 +142,7 @@ def _trafo_branch(trafo: Any, builder: NetworkBuilder) -> Branch:
         z = 2 * z_half + z_half**2 * y  # star to delta with two equal arms
         y_end = z_half * y / z
     return Branch(
-        name=str(trafo.name if trafo.name is not None else f"trafo {trafo.Index}"),
+        name=_name(trafo, "trafo"),
         a=int(trafo.hv_bus),
         b=int(trafo.lv_bus),
         z_pu=z,

@@ -1,0 +1,59 @@
+import csv
+
+import pytest
+import torch
+
+import envs
+from envs.reference import DayReference, score
+from envs.scenario import DATA, Scenario, load_scenario
+from tests.envs.policies import idle, play
+
+
+def test_reference_covers_every_day_in_order() -> None:
+    with (DATA / "reference" / "ieee34_ieee13_days.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["day"]) for row in rows] == list(range(366))
+    for row in rows:
+        assert row["split"] == ("train", "train", "train", "val", "test")[int(row["day"]) // 7 % 5]
+
+
+def test_bounds_average_to_the_documented_values(scenario: Scenario) -> None:
+    reference = DayReference.of(scenario)
+    assert reference is not None
+    week = torch.arange(366) // 7 % 5
+    for wanted, bound, idle_usd in (
+        (week < 3, 1023.28, 1345.44),
+        (week == 3, 1126.73, 1448.50),
+        (week == 4, 1037.03, 1352.75),
+        (week < 5, 1045.7, 1366.6),
+    ):
+        assert reference.bound_usd[wanted].mean().item() == pytest.approx(bound, abs=0.06)
+        assert reference.idle_usd[wanted].mean().item() == pytest.approx(idle_usd, abs=0.06)
+    assert (reference.bound_usd < reference.idle_usd).all()
+
+
+def test_a_changed_scenario_has_no_reference() -> None:
+    assert DayReference.of(load_scenario("ieee34_ieee13", {"safety": {"v_min_pu": 0.96}})) is None
+
+
+def test_score_is_0_for_idle_and_1_for_the_bound() -> None:
+    idle_usd, bound_usd = torch.tensor([10.0, 20.0]), torch.tensor([8.0, 12.0])
+    assert score(idle_usd, idle_usd, bound_usd) == 0
+    assert score(bound_usd, idle_usd, bound_usd) == 1
+    assert score(torch.tensor([11.0, 14.0]), idle_usd, bound_usd) == pytest.approx(0.5)
+
+
+def test_env_scores_an_idle_evaluation_0() -> None:
+    env = envs.make(split="val", evaluation=True)
+    played = play(env, idle(env))
+    found = env.episode_score({"cost_usd": played.cost_usd, "penalty_usd": 0 * played.cost_usd})
+    assert found["score"] == pytest.approx(0.0, abs=1e-4)
+    assert found["j_usd_per_day"] == pytest.approx(1448.50, abs=0.02)
+    assert found["idle_usd_per_day"] == pytest.approx(1448.50, abs=0.02)
+    assert found["bound_usd_per_day"] == pytest.approx(1126.73, abs=0.02)
+
+
+def test_without_shipped_bounds_the_score_is_minus_the_cost() -> None:
+    env = envs.make(num_envs=2, split="val", evaluation=True, settlement="individual")
+    totals = {"cost_usd": torch.tensor([1.0, 3.0]), "penalty_usd": torch.tensor([0.0, 2.0])}
+    assert env.episode_score(totals) == {"score": -3.0, "j_usd_per_day": 3.0}

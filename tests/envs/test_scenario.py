@@ -1,0 +1,138 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import envs
+from envs.scenario import DATA, load_scenario
+
+DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"horizn": "week"}, "scenario ieee34_ieee13: unknown key 'horizn': remove it or correct its spelling"),
+        ({"safety": {"vmin": 0.9}}, "unknown key 'safety.vmin'"),
+        ({"microgrids": {"MG1": {"battery": {"soc": 1}}}}, "unknown key 'microgrids.MG1.battery.soc'"),
+        ({"microgrids": {"MG4": {"bus": "840"}}}, "key 'microgrids.MG4.network' is missing: add it"),
+        ({"horizon": "month"}, "horizon: Input should be 'day' or 'week', got 'month'"),
+        ({"settlement": "none"}, "settlement: Input should be 'community' or 'individual', got 'none'"),
+        ({"dt_h": 0.5}, "dt_h: .*must be 1.0 or 0.25 hours, got 0.5"),
+        (
+            {"microgrids": {"MG2": {"pv": {"p_max_mw": -0.1}}}},
+            "microgrids.MG2.pv.p_max_mw: .*greater than or equal to 0, got -0.1",
+        ),
+        (
+            {"microgrids": {"MG2": {"battery": {"energy_max_mwh": -2.0}}}},
+            "microgrids.MG2.battery.energy_max_mwh: .*greater than 0, got -2.0",
+        ),
+        (
+            {"microgrids": {"MG1": {"generator": {"p_max_mw": -1}}}},
+            "microgrids.MG1.generator.p_max_mw: .*greater than or equal to 0, got -1",
+        ),
+        (
+            {"microgrids": {"MG1": {"battery": {"efficiency": 1.2}}}},
+            "microgrids.MG1.battery.efficiency: .*less than or equal to 1, got 1.2",
+        ),
+        (
+            {"microgrids": {"MG1": {"battery": {"energy_min_mwh": 3.0}}}},
+            "energy_min_mwh must be below energy_max_mwh, got 3.0 and 2.0",
+        ),
+        (
+            {"microgrids": {"MG1": {"battery": {"s_max_mva": 0.4}}}},
+            "s_max_mva must be at least p_max_mw, got 0.4 and 0.5",
+        ),
+        ({"safety": {"v_min_pu": 1.06}}, "v_min_pu must be below v_max_pu, got 1.06 and 1.05"),
+        ({"episode": {"load_factor": [1.1, 0.9]}}, r"load_factor must be \[low, high\] with low <= high"),
+        (
+            {"episode": {"initial_energy_mwh": 2.5}},
+            r"episode.initial_energy_mwh must lie within MG1's battery \[0.2, 2.0\] MWh, got 2.5",
+        ),
+        ({"feeder": {"name": "MG1"}}, "the feeder's name 'MG1' must differ from the microgrids'"),
+        ({"feeder": {"slack_v_pu": float("nan")}}, "feeder.slack_v_pu: .*finite"),
+        ({"feeder": {"network": "ieee8500"}}, "network 'ieee8500' is unknown; use one of ieee123, ieee13, ieee34"),
+        ({"microgrids": {"MG1": {"bus": "999"}}}, "microgrid MG1: feeder bus '999' does not exist; buses are 800, "),
+        ({"microgrids": {"MG1": {"pv": {"bus": "999"}}}}, "bus 'MG1.999' is not in the network; buses are DSO.800"),
+        (
+            {"feeder": {"capacitors": {"C999": 1}}},
+            r"capacitors.C999: 1 is not possible in ieee34; it has C844 \(at most 1\), C848",
+        ),
+        ({"feeder": {"capacitors": {"C844": 2}}}, "capacitors.C844: 2 is not possible in ieee34"),
+        (
+            {"feeder": {"regulators": {"R9": {"target_pu": 1.0, "deadband_pu": 0.01}}}},
+            "DSO: regulators.R9 does not exist; tap changers are DSO.Regulator1, DSO.Regulator2, MG1.Substation",
+        ),
+        ({"split": "validation"}, "--split must be one of train, val, test, got 'validation'"),
+        ({"critic_state": "all"}, "--critic-state must be one of privileged, full, got 'all'"),
+        ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
+        ({"device": "tpu9"}, r"--device tpu9 does not exist here .*; use cpu or auto"),
+        ({"num_envs": 0}, "--num-envs must be at least 1, got 0"),
+        ({"penalty": -1.0}, "--penalty must not be negative, got -1.0"),
+    ],
+)
+def test_bad_settings_are_named_with_value_and_remedy(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        envs.make(**settings)
+
+
+def test_an_unknown_scenario_lists_those_there_are() -> None:
+    with pytest.raises(
+        ValueError, match=r"--scenario ieee9000 is unknown; use one of .*ieee34_ieee13.* or the path of a \.yaml file"
+    ):
+        envs.make("ieee9000")
+    assert "ieee34_ieee13" in envs.scenarios()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "is not valid YAML"), ("- 1\n- 2\n", "must be a mapping of keys, got list")],
+)
+def test_an_unreadable_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\.yaml {message}"):
+        load_scenario(path)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(ValueError, match=r"unknown key 'one'.*; .*unknown key 'two'"):
+        load_scenario("ieee34_ieee13", {"one": 1, "two": 2})
+
+
+def test_a_file_of_ones_own_equals_the_packaged_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(DEFAULT.read_text())
+    assert load_scenario(path) == load_scenario("ieee34_ieee13")
+
+
+def test_overrides_merge_and_leave_the_rest() -> None:
+    plain = load_scenario("ieee34_ieee13")
+    changed = load_scenario("ieee34_ieee13", {"safety": {"v_min_pu": 0.96}})
+    assert changed.safety.v_min_pu == 0.96
+    assert changed.safety.v_max_pu == plain.safety.v_max_pu
+    assert changed.microgrids == plain.microgrids
+
+
+def test_one_microgrid_with_other_devices_runs(tmp_path: Path) -> None:
+    content = yaml.safe_load(DEFAULT.read_text())
+    content["name"], content["microgrids"] = "single", {"only": content["microgrids"]["MG3"]}
+    path = tmp_path / "single.yaml"
+    path.write_text(yaml.safe_dump(content))
+    env = envs.make(path, num_envs=3)
+    obs, state = env.reset()
+    step = env.step(torch.zeros(3, 1, 3))
+    assert env.agents == ("only",)
+    assert obs.shape == step.obs.shape == (3, 1, len(env.obs_names))
+    assert state.shape == (3, env.state_dim)
+    assert not step.metrics["not_converged"].any()
+
+
+def test_spec_rebuilds_the_env() -> None:
+    env = envs.make(num_envs=2, seed=4, horizon="week", safety={"v_min_pu": 0.96})
+    again = envs.make(**env.spec)
+    assert again.scenario == env.scenario
+    assert again.settings == env.settings
+    assert torch.equal(env.reset()[0], again.reset()[0])
