@@ -27,7 +27,7 @@ from envs.profiles import episode_starts, load_profiles
 from envs.reference import DayReference, score
 from envs.rewards import Ledger
 from envs.scenario import Scenario
-from envs.settings import DTYPES, EnvSettings, checked_device
+from envs.settings import DTYPES, EnvSettings, env_device
 from mappo.vec_env import Step
 
 # power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
@@ -58,7 +58,7 @@ class MicrogridEnv:
 
     def __init__(self, scenario: Scenario, settings: EnvSettings, spec: Mapping[str, Any] | None = None) -> None:
         self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
-        self.device, self._dtype = checked_device(settings.device), DTYPES[settings.dtype]
+        self.device, self._dtype = env_device(settings.device), DTYPES[settings.dtype]
         self.agents = tuple(scenario.microgrids)
         profiles = load_profiles(scenario)
         starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from envs.profiles import SPLITS, Split
+from mappo.vec_env import checked_device
 
 CriticState = Literal["privileged", "full"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -48,21 +49,15 @@ class EnvSettings:
         ):
             if value not in choices:
                 raise ValueError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
-        checked_device(self.device)
+        env_device(self.device)
 
 
-def checked_device(device: str) -> torch.device:
-    """A device that exists; `auto` is CUDA when there is a GPU.
+def env_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is CUDA when there is a GPU.
 
     Raises:
-        ValueError: an unknown device, or CUDA without a GPU.
+        ValueError: a device that this machine does not have.
     """
-    if device == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {device} does not exist here ({reason}); use cpu or auto") from error
-    return found
+    return checked_device(name)

@@ -15,7 +15,7 @@ CriticInput = Literal["auto", "state", "agent"]
 ActionDist = Literal["gaussian", "tanh_gaussian"]
 Activation = Literal["relu", "tanh"]
 AdvantageNorm = Literal["batch", "agent", "none"]
-LrSchedule = Literal["linear", "constant"]
+Schedule = Literal["linear", "constant"]
 
 DEFAULT_MINIBATCHES = 16
 DEFAULT_STEPS = 24
@@ -60,7 +60,7 @@ class TrainConfig:
 
     lr: float = 2e-3
     """Adam's learning rate of actor and critic at the first iteration."""
-    lr_schedule: LrSchedule = "linear"
+    lr_schedule: Schedule = "linear"
     """Learning rate over the iterations: linear towards (but never at) 0, or constant."""
     gamma: float = 1.0
     """Discount per env step; 1 suits episodes of finite length."""
@@ -71,7 +71,9 @@ class TrainConfig:
     value_clip: bool = False
     """Also clip the step of the value, by the same range in normalised units."""
     ent_coef: float = 0.005
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus at the first iteration."""
+    ent_schedule: Schedule = "constant"
+    """Weight of the entropy bonus over the iterations: linear towards 0, or constant."""
     max_grad_norm: float = 10.0
     """Gradient-norm limit, for each policy and each critic by itself."""
     huber_delta: float = 10.0
@@ -171,8 +173,16 @@ class TrainConfig:
         return wanted if name == "num_minibatches" else batch // wanted
 
     def learning_rate(self, iteration: int) -> float:
-        """Learning rate of iteration 0 .. iterations - 1: lr (1 - i/n), which ends at lr/n, not at 0."""
-        return self.lr * (1 - iteration / self.iterations) if self.lr_schedule == "linear" else self.lr
+        """Learning rate of iteration 0 .. iterations - 1."""
+        return self.lr * self._remaining(iteration, self.lr_schedule)
+
+    def entropy_coefficient(self, iteration: int) -> float:
+        """Weight of the entropy bonus in iteration 0 .. iterations - 1."""
+        return self.ent_coef * self._remaining(iteration, self.ent_schedule)
+
+    def _remaining(self, iteration: int, schedule: Schedule) -> float:
+        """1 - i/n, which ends at 1/n, not at 0; or 1."""
+        return 1 - iteration / self.iterations if schedule == "linear" else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -201,7 +211,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "action_dist": get_args(ActionDist),
     "activation": get_args(Activation),
     "advantage_norm": get_args(AdvantageNorm),
-    "lr_schedule": get_args(LrSchedule),
+    "lr_schedule": get_args(Schedule),
+    "ent_schedule": get_args(Schedule),
 }
 TINY = math.ulp(0.0)
 RANGES: tuple[tuple[str, float, float, str], ...] = (

@@ -25,13 +25,13 @@ from mappo.rollout import Rollout
 from mappo.spaces import EnvSpec
 from mappo.targets import Networks, TargetSettings, make_batch
 from mappo.update import Updater, UpdateSettings, to_floats
-from mappo.vec_env import VecEnv
+from mappo.vec_env import VecEnv, checked_device
 
 RESUME_MAY_CHANGE = (
     *("iterations", "stop_after", "eval_every", "checkpoint_freq", "checkpoint_dir", "tensorboard", "device"),
-    *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "clip", "value_clip", "ent_coef", "target_kl"),
-    *("gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs", "minibatch_size"),
-    "num_minibatches",
+    *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "ent_coef", "ent_schedule", "clip", "value_clip"),
+    *("target_kl", "gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs"),
+    *("minibatch_size", "num_minibatches"),
 )
 
 
@@ -63,7 +63,7 @@ class Trainer:
         if config.wandb:
             require_wandb()
         num_steps, num_minibatches = config.rollout_steps(env.num_envs), config.minibatch_count(env.num_envs)
-        self.device = find_device(config.device, env)
+        self.device = torch.device(env.device) if config.device == "auto" else checked_device(config.device)
         # Weights are drawn on the CPU, so that every device starts from the same ones.
         weights = torch.Generator().manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed + 1)
@@ -151,12 +151,12 @@ class Trainer:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
         batch, metrics = make_batch(self.buffer, nets, target_settings(self.config))
-        lr = self.config.learning_rate(self.iteration)
-        metrics |= self.updater.update(batch, lr=lr, generator=self.generator)
+        lr, ent_coef = self.config.learning_rate(self.iteration), self.config.entropy_coefficient(self.iteration)
+        metrics |= self.updater.update(batch, lr=lr, ent_coef=ent_coef, generator=self.generator)
         metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
         self.policy.obs_norm.commit()
         self.state_norm.commit()
-        row = to_floats(metrics) | {"policy/lr": lr}
+        row = to_floats(metrics) | {"policy/lr": lr, "policy/ent_coef": ent_coef}
         if broken := [name for name, value in row.items() if not math.isfinite(value)]:
             raise ValueError(
                 f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; look for non-finite rewards or "
@@ -263,9 +263,9 @@ class Trainer:
         if run and "checkpoint_dir" in overrides:
             run = replace(run, checkpoint_dir=Path(overrides["checkpoint_dir"]))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
-        if config.iterations != stored.iterations and config.lr_schedule != "constant":
+        if config.iterations != stored.iterations and "linear" in (config.lr_schedule, config.ent_schedule):
             total = f"--iterations {stored.iterations} -> {config.iterations}"
-            trainer.notes.append(f"{total}: the learning-rate schedule is stretched to the new total")
+            trainer.notes.append(f"{total}: the schedule is stretched to the new total")
         trainer.load_state_dict(content)
         return trainer
 
@@ -285,22 +285,9 @@ def resumed_config(stored: TrainConfig, overrides: Mapping[str, Any]) -> TrainCo
     return replace(stored, **{"stop_after": None, **overrides})
 
 
-def find_device(name: str, env: VecEnv) -> torch.device:
-    """The device that --device names, or the env's; a ValueError if this machine does not have it."""
-    if name == "auto":
-        return torch.device(env.device)
-    try:
-        device = torch.device(name)
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} must be a device of this machine, such as cpu; {reason}") from error
-    return device
-
-
 def update_settings(config: TrainConfig, num_minibatches: int) -> UpdateSettings:
     """The part of the config that the update needs."""
-    names = ("num_epochs", "clip", "value_clip", "ent_coef", "max_grad_norm", "huber_delta", "target_kl")
+    names = ("num_epochs", "clip", "value_clip", "max_grad_norm", "huber_delta", "target_kl")
     return UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
 
 

@@ -27,7 +27,6 @@ class UpdateSettings:
     num_epochs: int
     clip: float
     value_clip: bool
-    ent_coef: float
     max_grad_norm: float
     huber_delta: float
     target_kl: float | None
@@ -37,14 +36,14 @@ class Updater:
     """Trains a policy and a critic in place."""
 
     def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings) -> None:
-        """Learning rates are given with each update."""
+        """Learning rates and the entropy weight are given with each update."""
         self.policy = policy
         self.critic = critic
         self.settings = settings
         self.actor_optimizer = make_optimizer(policy.actor)
         self.critic_optimizer = make_optimizer(critic)
 
-    def update(self, batch: Batch, *, lr: float, generator: torch.Generator) -> Metrics:
+    def update(self, batch: Batch, *, lr: float, ent_coef: float, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for group in optimizer.param_groups:
@@ -53,13 +52,13 @@ class Updater:
         for _ in range(self.settings.num_epochs):
             epoch = []
             for minibatch in minibatches(batch, self.settings.num_minibatches, generator):
-                epoch.append(self.actor_step(minibatch) | self.critic_step(minibatch))
+                epoch.append(self.actor_step(minibatch, ent_coef) | self.critic_step(minibatch))
             metrics += epoch
             if self._moved_too_far(epoch):
                 break
         return mean_metrics(metrics)
 
-    def actor_step(self, minibatch: Batch) -> Metrics:
+    def actor_step(self, minibatch: Batch, ent_coef: float) -> Metrics:
         """One gradient step of all policies; the metrics stay on the device."""
         actor, settings = self.policy.actor, self.settings
         num_policies = actor.body.num_policies
@@ -69,7 +68,7 @@ class Updater:
         surrogate = clipped_policy_loss(log_prob, minibatch.log_prob, minibatch.advantages, weights, clip=settings.clip)
         entropy = entropy_bonus(distribution.entropy(), weights)
         self.actor_optimizer.zero_grad()
-        (surrogate.loss - settings.ent_coef * entropy).backward()
+        (surrogate.loss - ent_coef * entropy).backward()
         norms = clip_grad_norm_by_policy(actor.parameters(), settings.max_grad_norm)
         self.actor_optimizer.step()
         return {

@@ -144,3 +144,18 @@ class VecEnvExtras(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         ...
+
+
+def checked_device(name: str) -> torch.device:
+    """The device that `--device` names.
+
+    Raises:
+        ValueError: this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} does not exist here ({reason}); use cpu or auto") from error
+    return device

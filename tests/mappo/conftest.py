@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import torch
 
 from mappo import TrainConfig, Trainer, VecEnv
 from tests.toy_envs import TargetEnv
@@ -14,12 +13,6 @@ class MakeTrainer(Protocol):
     """The factory that `make_trainer` gives."""
 
     def __call__(self, env: VecEnv | None = None, eval_env: VecEnv | None = None, **settings: Any) -> Trainer: ...
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    # Threads that wait for each other make tiny networks 100 times slower when something else needs the cores.
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

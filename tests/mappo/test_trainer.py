@@ -83,7 +83,7 @@ def test_a_resume_continues_the_same_table(make_trainer: MakeTrainer) -> None:
     first = make_trainer(iterations=4, checkpoint_freq=2)
     first.train()
     again = Trainer.resume(first.run.checkpoints / "iteration_000002.pt", TargetEnv(), iterations=5)
-    assert again.notes == ["--iterations 4 -> 5: the learning-rate schedule is stretched to the new total"]
+    assert again.notes == ["--iterations 4 -> 5: the schedule is stretched to the new total"]
     again.train()
     assert again.run == first.run
     with (first.run.path / "metrics.csv").open() as file:

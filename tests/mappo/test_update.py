@@ -68,7 +68,7 @@ def test_one_policys_data_never_moves_or_scales_another(make_trainer: MakeTraine
         scale = torch.tensor([1.0, factor, 1.0])
         batch = batch._replace(advantages=batch.advantages * scale, returns=batch.returns * scale)
         for _ in range(3):
-            trainer.updater.actor_step(batch)
+            trainer.updater.actor_step(batch, ent_coef=0.005)
             trainer.updater.critic_step(batch)
         modules = (trainer.policy.actor, trainer.critic)
         moved.append([[parameters_of(module, policy) for module in modules] for policy in range(3)])
@@ -102,7 +102,7 @@ def test_padding_changes_no_gradient(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(TargetEnv(8, (1, 2), obs_padding=(0, 2)), algo="ippo", policy_sharing="independent")
     trainer.train()
     batch = next_batch(trainer)
-    trainer.updater.actor_step(batch)
+    trainer.updater.actor_step(batch, ent_coef=0.005)
     actor = trainer.policy.actor
     first, output = actor.body.hidden[0].weight, actor.body.output
     assert isinstance(first, nn.Parameter)
@@ -127,7 +127,7 @@ def test_dead_agents_change_no_gradient(make_trainer: MakeTrainer) -> None:
         trainer.train()
         batch = next_batch(trainer)
         dead = (~batch.alive).float() * noise
-        trainer.updater.actor_step(batch._replace(advantages=batch.advantages + dead))
+        trainer.updater.actor_step(batch._replace(advantages=batch.advantages + dead), ent_coef=0.005)
         trainer.updater.critic_step(batch._replace(returns=batch.returns + dead))
         modules = (trainer.policy.actor, trainer.critic)
         gradients.append([p.grad.clone() for m in modules for p in m.parameters() if p.grad is not None])
@@ -142,13 +142,13 @@ def test_every_epoch_trains_on_every_row_once(make_trainer: MakeTrainer, monkeyp
     seen: list[Tensor] = []
     zeros = {"policy/approx_kl": torch.zeros(())}
 
-    def remember(minibatch: Batch) -> dict[str, Tensor]:
+    def remember(minibatch: Batch, ent_coef: float) -> dict[str, Tensor]:
         seen.append(minibatch.log_prob[:, 0])
         return zeros
 
     monkeypatch.setattr(trainer.updater, "actor_step", remember)
     monkeypatch.setattr(trainer.updater, "critic_step", lambda _: {})
-    trainer.updater.update(tagged, lr=1e-3, generator=trainer.generator)
+    trainer.updater.update(tagged, lr=1e-3, ent_coef=0.0, generator=trainer.generator)
     assert len(seen) == 6
     epochs = [torch.cat(seen[i : i + 2]) for i in (0, 2, 4)]
     for order in epochs:
