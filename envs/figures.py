@@ -50,14 +50,16 @@ class DayTrace:
         date = (drawer.first_date + timedelta(days=int(drawer.day[0]))).strftime("%a %d %b %Y")
         return {"dispatch": self._dispatch(data, date), "grid": self._grid_picture(data, date, grid)}
 
-    def _hours(self) -> Series:
-        return np.arange(self._scenario.steps_per_day) * self._scenario.dt_h
+    def _edges(self) -> Series:
+        """(H + 1,) hours at which the steps begin, and the day's end."""
+        return np.arange(self._scenario.steps_per_day + 1) * self._scenario.dt_h
 
     def _dispatch(self, data: Mapping[str, Series], date: str) -> Any:
         """Per microgrid: production stacked above zero, charging below, energy on its own axis."""
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 
-        hours, dt_h = self._hours(), self._scenario.dt_h
+        edges, dt_h = self._edges(), self._scenario.dt_h
+        hours = edges[:-1]
         figure = Figure(figsize=(10, 2.6 * len(self._agents)), layout="constrained")
         axes = figure.subplots(len(self._agents), 1, sharex=True, squeeze=False)[:, 0]
         for i, (name, ax) in enumerate(zip(self._agents, axes, strict=True)):
@@ -69,14 +71,16 @@ class DayTrace:
                 ax.bar(hours, value, dt_h, bottom=bottom, align="edge", color=COLOURS[label], label=label)
                 bottom = bottom + value
             ax.bar(hours, -charge.clip(min=0), dt_h, align="edge", color=COLOURS["battery"])
-            ax.step(hours, data["party_p_mw"][:, 1 + i], where="post", color="black", lw=1.2, label="grid import")
+            ax.stairs(data["party_p_mw"][:, 1 + i], edges, color="black", lw=1.2, baseline=None, label="grid import")
             ax.axhline(0, color="black", lw=0.5)
             ax.set_ylabel(f"{name}\nMW")
             energy = ax.twinx()
-            energy.plot(hours + dt_h, data["energy_mwh"][:, i], color="#228833", marker=".", label="energy (right)")
+            start = self._scenario.episode.initial_energy_mwh
+            stored = np.concatenate([[start], data["energy_mwh"][:, i]])
+            energy.plot(edges, stored, color="#228833", marker=".", label="energy (right)")
             battery = self._scenario.microgrids[name].battery
             energy.set_ylim(0, 1.05 * battery.energy_max_mwh)
-            energy.axhline(self._scenario.episode.initial_energy_mwh, color="#228833", ls=":", lw=0.8)
+            energy.axhline(start, color="#228833", ls=":", lw=0.8)
             energy.set_ylabel("MWh")
             handles = [*ax.get_legend_handles_labels()[0], *energy.get_legend_handles_labels()[0]]
             if i == 0:
@@ -89,20 +93,21 @@ class DayTrace:
         """Price, head power with the running peak, and every bus voltage against the limits."""
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 
-        hours, limits = self._hours(), self._scenario.safety
+        edges, limits = self._edges(), self._scenario.safety
+        middle_of_step = (edges[:-1] + edges[1:]) / 2
         figure = Figure(figsize=(10, 7), layout="constrained")
         figure.suptitle(f"Grid, {date}")
         top, middle, bottom = figure.subplots(3, 1, sharex=True)
-        top.step(hours, data["price"], where="post", color="black")
+        top.stairs(data["price"], edges, color="black", baseline=None)
         top.set_ylabel("price\n$/MWh")
-        middle.step(hours, data["head_p_mw"], where="post", color="#4477aa", label="head power")
-        middle.step(hours, data["peak_mw"], where="post", color="#cc6677", ls="--", label="running peak")
+        middle.stairs(data["head_p_mw"], edges, color="#4477aa", baseline=None, label="head power")
+        middle.stairs(data["peak_mw"], edges, color="#cc6677", ls="--", baseline=None, label="running peak")
         middle.set_ylabel("MW")
         middle.legend()
         area = grid.net.areas[1:]
         for colour, name in zip(("#bbbbbb", "#4477aa", "#cc6677", "#228833", "#ddaa33"), grid.area_names, strict=False):
             columns = [i for i, owner in enumerate(area) if owner == name]
-            lines = bottom.plot(hours, data["v_pu"][:, columns], color=colour, lw=0.7)
+            lines = bottom.plot(middle_of_step, data["v_pu"][:, columns], color=colour, lw=0.7)
             lines[0].set_label(name)
         for limit in (limits.v_min_pu, limits.v_max_pu):
             bottom.axhline(limit, color="red", ls="--", lw=1)

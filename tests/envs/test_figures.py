@@ -5,8 +5,6 @@ import envs
 from tests.envs.policies import play, uniform_random
 
 
-# matplotlib hands tensors to NumPy 2, which older torch versions greet with this
-@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 def test_evaluation_draws_a_day_of_its_first_copy() -> None:
     env = envs.make(split="val", evaluation=True, num_envs=2)
     assert env.figures() == {}
@@ -15,8 +13,9 @@ def test_evaluation_draws_a_day_of_its_first_copy() -> None:
     assert set(figures) == {"dispatch", "grid"}
     assert "22 Jan 2016" in figures["grid"].get_suptitle()  # day 21, the first of validation
     assert len(figures["dispatch"].axes) == 6  # power and energy of each microgrid
-    head = figures["grid"].axes[1].lines[0].get_ydata()
-    assert len(head) == 24
+    head = figures["grid"].axes[1].patches[0].get_data()
+    assert len(head.values) == 24
+    assert (head.edges[0], head.edges[-1]) == (0, 24)
 
 
 def test_training_draws_nothing() -> None:
