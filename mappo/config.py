@@ -17,7 +17,7 @@ Activation = Literal["relu", "tanh"]
 AdvantageNorm = Literal["batch", "agent", "none"]
 Schedule = Literal["linear", "constant"]
 
-DEFAULT_MINIBATCHES = 16
+DEFAULT_MINIBATCHES = 64
 DEFAULT_STEPS = 24
 
 
@@ -50,10 +50,10 @@ class TrainConfig:
     train_batch_size: int | None = None
     """Env steps an iteration, num_envs times num_steps; default: that product."""
     minibatch_size: int | None = None
-    """Env steps a minibatch; default: a sixteenth of the batch."""
+    """Env steps a minibatch; default: a sixty-fourth of the batch."""
     num_minibatches: int | None = None
-    """Minibatches an epoch, instead of --minibatch-size; default 16, or the next divisor of the batch below."""
-    num_epochs: int = 4
+    """Minibatches an epoch, instead of --minibatch-size; default 64, or the next divisor of the batch below."""
+    num_epochs: int = 2
     """Passes over each batch, reshuffled each time."""
     target_kl: float | None = None
     """Stop the epochs of an update once approx_kl exceeds 1.5 times this; default: never."""
@@ -70,9 +70,9 @@ class TrainConfig:
     """PPO's clip range of the probability ratio."""
     value_clip: bool = False
     """Also clip the step of the value, by the same range in normalised units."""
-    ent_coef: float = 0.005
+    ent_coef: float = 0.01
     """Weight of the entropy bonus at the first iteration."""
-    ent_schedule: Schedule = "constant"
+    ent_schedule: Schedule = "linear"
     """Weight of the entropy bonus over the iterations: linear towards 0, or constant."""
     max_grad_norm: float = 10.0
     """Gradient-norm limit, for each policy and each critic by itself."""
@@ -228,6 +228,8 @@ RANGES: tuple[tuple[str, float, float, str], ...] = (
 
 PRESETS: dict[str, TrainConfig] = {
     "microgrid": TrainConfig(),
-    "particle": TrainConfig(num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_coef=0.01),
+    "particle": TrainConfig(
+        num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_schedule="constant"
+    ),
 }
 """Named settings: `--preset NAME`; flags override. `particle` goes with 128 copies."""

@@ -4,6 +4,7 @@ Each stage is warmed up, repeated, and reported as the median with the lowest an
 compared with pandapower's default `runpp` on the same network in the same run.
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -117,13 +118,15 @@ def measure_power_flow(args: Args) -> list[Rate]:
     import pandapower  # noqa: PLC0415 - slow to import, and only this stage needs it
 
     grid = to_pandapower(scenario_tables(load_scenario(args.scenario)))
+    numba = importlib.util.find_spec("numba") is not None  # runpp would only warn and go on without it
+    what = f"pandapower runpp, default{'' if numba else ', no numba'}"
     reference = _rate(
         args,
         "power-flow",
-        "pandapower runpp, default",
+        what,
         "flows/s",
         PANDAPOWER_RUNS,
-        lambda: [pandapower.runpp(grid) for _ in range(PANDAPOWER_RUNS)],
+        lambda: [pandapower.runpp(grid, numba=numba) for _ in range(PANDAPOWER_RUNS)],
     )
     ratio = rates[0].median / reference.median
     return [*rates, reference, _single("power-flow", "batch float32 / pandapower", "times", ratio)]
@@ -166,7 +169,7 @@ def measure_update(args: Args) -> list[Rate]:
     trainer = _trainer(args)
     trainer.rollout.collect(trainer.buffer, trainer.generator)
     steps = trainer.env.num_envs * len(trainer.buffer.actions)
-    return [_rate(args, "update", "advantages and 4 epochs", "env steps/s", steps, trainer.learn)]
+    return [_rate(args, "update", "advantages and all epochs", "env steps/s", steps, trainer.learn)]
 
 
 def measure_train(args: Args) -> list[Rate]:

@@ -12,9 +12,9 @@ def test_sizes_follow_from_each_other() -> None:
     assert TrainConfig().rollout_steps(512) == 24
     assert TrainConfig(train_batch_size=12288).rollout_steps(512) == 24
     assert TrainConfig(train_batch_size=400).rollout_steps(4) == 100
-    assert TrainConfig().minibatch_count(512) == 16
+    assert TrainConfig().minibatch_count(512) == 64
     assert TrainConfig(minibatch_size=768).minibatch_count(512) == 16
-    assert TrainConfig().minibatch_count(5) == 15  # 120 env steps: 16 does not divide, the next below does
+    assert TrainConfig().minibatch_count(5) == 60  # 120 env steps: 64 does not divide, the next below does
 
 
 def test_the_learning_rate_goes_towards_0_but_not_to_it() -> None:

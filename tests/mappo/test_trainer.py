@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mappo import TrainConfig, Trainer, load_policy
+from mappo import Trainer, load_policy
 from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import ConstantEnv, MortalEnv, TargetEnv
@@ -206,7 +206,3 @@ def test_the_config_decides_the_weights_not_the_env_seed(make_trainer: MakeTrain
 def test_evaluate_needs_an_eval_env(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match=r"evaluate needs an eval_env"):
         make_trainer().evaluate()
-
-
-def test_the_default_config_is_the_microgrid_preset() -> None:
-    assert TrainConfig().minibatch_count(512) * 768 == 512 * 24

@@ -160,7 +160,7 @@ def test_every_epoch_trains_on_every_row_once(make_trainer: MakeTrainer, monkeyp
 def test_target_kl_stops_after_the_epoch_that_exceeds_it(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, target_kl: float | None, epochs: int
 ) -> None:
-    trainer = make_trainer(target_kl=target_kl)
+    trainer = make_trainer(target_kl=target_kl, num_epochs=4)
     steps: list[Any] = []
     original = trainer.updater.critic_step
     monkeypatch.setattr(trainer.updater, "critic_step", lambda batch: steps.append(1) or original(batch))
