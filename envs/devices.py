@@ -1,6 +1,7 @@
 """Batteries, generators, PV and wind of all microgrids as tensors: actions in, feasible powers out.
 
-Data flow: actions (B, A, U), energies -> `Devices.apply` -> `Applied` -> power flow, billing; then `next_energy`.
+Data flow: actions (B, A, U) -> `requested` -> `feasible` (with the energies) -> `Applied` -> power flow, billing; then
+`next_energy`.
 Sign: battery P > 0 charges and Q > 0 consumes (load convention); generator, PV and wind P > 0 produce.
 """
 

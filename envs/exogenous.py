@@ -56,7 +56,8 @@ class DayDrawer:
         rated_mw = [g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids]
         self._rated_mw = torch.tensor(rated_mw, dtype=torch.float64)[:, None]
         self._episode = torch.full((num_envs,), -1)
-        self._day = torch.zeros(num_envs, dtype=torch.int64)
+        # the days of an evaluation are known from the start; in training the first are drawn by `new_episode`
+        self._day = self._starts[self._copy % len(self._starts)] if evaluation else torch.zeros_like(self._copy)
         self._day_of_episode = 0
         self._factors = torch.ones(num_envs, 1 + 3 * len(scenario.microgrids), dtype=torch.float64)
 

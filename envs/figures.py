@@ -4,7 +4,8 @@ Data flow: `MicrogridEnv.step` (evaluation only) -> `DayTrace.record` -> `DayTra
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from envs.devices import Applied
 from envs.scenario import Scenario
 
 if TYPE_CHECKING:
-    from envs.exogenous import DayDrawer
     from envs.grid import Grid, GridState
     from envs.observations import Account
 
@@ -23,31 +23,44 @@ Series = np.ndarray[Any, np.dtype[Any]]
 COLOURS = {"battery": "#4477aa", "generator": "#cc6677", "pv": "#ddaa33", "wind": "#66ccee"}
 
 
+@dataclass(frozen=True)
+class _Day:
+    """One day as it is played."""
+
+    date: datetime
+    start_mwh: Tensor  # (A,) energies at its first midnight
+    rows: list[dict[str, Tensor]] = field(default_factory=list)  # one a step
+
+
 class DayTrace:
     """Keeps the last day of one copy, the first of the batch."""
 
     def __init__(self, scenario: Scenario, agents: Sequence[str]) -> None:
         self._scenario, self._agents = scenario, agents
-        self._rows: list[dict[str, Tensor]] = []
-        self._day: list[dict[str, Tensor]] = []
+        self._running: _Day | None = None
+        self._complete: _Day | None = None
 
-    def record(self, step: int, price: Tensor, applied: Applied, account: "Account", grid: "GridState") -> None:
+    def start_day(self, date: datetime, account: "Account") -> None:
+        """Begin a day with the energies of its first midnight."""
+        self._running = _Day(date, account.energy_mwh[0])
+
+    def record(self, price: Tensor, applied: Applied, account: "Account", grid: "GridState") -> None:
         """Add one step; a complete day replaces the previous one."""
-        if step == 0:
-            self._rows = []
+        assert self._running is not None
         row = {name: value[0] for name, value in applied._asdict().items()}
         row |= {"price": price[0], "energy_mwh": account.energy_mwh[0], "peak_mw": account.peak_mw[0]}
         row |= {"head_p_mw": grid.head_p_mw[0], "v_pu": grid.v_pu[0, 1:], "party_p_mw": grid.party_p_mw[0]}
-        self._rows.append(row)
-        if len(self._rows) == self._scenario.steps_per_day:
-            self._day = self._rows
+        self._running.rows.append(row)
+        if len(self._running.rows) == self._scenario.steps_per_day:
+            self._complete = self._running
 
-    def figures(self, grid: "Grid", drawer: "DayDrawer") -> dict[str, Any]:
+    def figures(self, grid: "Grid") -> dict[str, Any]:
         """Two pictures of the last complete day: `dispatch` and `grid`; empty before there is one."""
-        if not self._day:
+        if (day := self._complete) is None:
             return {}
-        data = {name: torch.stack([row[name] for row in self._day]).cpu().numpy() for name in self._day[0]}
-        date = (drawer.first_date + timedelta(days=int(drawer.day[0]))).strftime("%a %d %b %Y")
+        data = {name: torch.stack([row[name] for row in day.rows]).cpu().numpy() for name in day.rows[0]}
+        data["energy_mwh"] = np.concatenate([day.start_mwh[None].cpu().numpy(), data["energy_mwh"]])  # (H + 1, A)
+        date = day.date.strftime("%a %d %b %Y")
         return {"dispatch": self._dispatch(data, date), "grid": self._grid_picture(data, date, grid)}
 
     def _edges(self) -> Series:
@@ -75,12 +88,11 @@ class DayTrace:
             ax.axhline(0, color="black", lw=0.5)
             ax.set_ylabel(f"{name}\nMW")
             energy = ax.twinx()
-            start = self._scenario.episode.initial_energy_mwh
-            stored = np.concatenate([[start], data["energy_mwh"][:, i]])
+            stored = data["energy_mwh"][:, i]
             energy.plot(edges, stored, color="#228833", marker=".", label="energy (right)")
             battery = self._scenario.microgrids[name].battery
             energy.set_ylim(0, 1.05 * battery.energy_max_mwh)
-            energy.axhline(start, color="#228833", ls=":", lw=0.8)
+            energy.axhline(stored[0], color="#228833", ls=":", lw=0.8)
             energy.set_ylabel("MWh")
             handles = [*ax.get_legend_handles_labels()[0], *energy.get_legend_handles_labels()[0]]
             if i == 0:

@@ -3,6 +3,8 @@
 Data flow: `Ledger`, `GridState`, powers -> metrics of `Step`. Nothing here reaches a reward.
 """
 
+from typing import Literal
+
 from torch import Tensor
 
 from envs.devices import Applied
@@ -10,14 +12,13 @@ from envs.grid import Grid, GridState
 from envs.rewards import Ledger
 from mappo.vec_env import MetricSpec
 
-METRICS = (
-    MetricSpec(name="cost_usd", unit="$", reduce="sum", column="Cost $/day"),
+_REST = (
     MetricSpec(name="penalty_usd", unit="$", reduce="sum"),
     MetricSpec(name="energy_usd", unit="$", reduce="sum"),
     MetricSpec(name="generator_usd", unit="$", reduce="sum"),
     MetricSpec(name="demand_usd", unit="$", reduce="sum"),
     MetricSpec(name="terminal_usd", unit="$", reduce="sum"),
-    MetricSpec(name="violating", unit="share of steps", reduce="mean", column="Violations", group="grid"),
+    MetricSpec(name="violating", unit="share of steps", reduce="mean", column="Violations", format=".2%", group="grid"),
     MetricSpec(name="not_converged", unit="share of steps", reduce="mean", group="grid"),
     MetricSpec(name="v_min_pu", unit="pu", reduce="min", group="grid"),
     MetricSpec(name="v_max_pu", unit="pu", reduce="max", group="grid"),
@@ -29,10 +30,15 @@ METRICS = (
 )
 
 
+def metric_specs(horizon: Literal["day", "week"]) -> tuple[MetricSpec, ...]:
+    """All metrics; dollars are summed over an episode, which is a day or a week."""
+    return (MetricSpec(name="cost_usd", unit="$", reduce="sum", column=f"Cost $/{horizon}"), *_REST)
+
+
 def step_metrics(
     ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
 ) -> dict[str, Tensor]:
-    """All metrics of one step but the mean energy, in the order of `METRICS`.
+    """All metrics of one step but the mean energy, in the order of `metric_specs`.
 
     Args:
         ledger: the step's dollars.

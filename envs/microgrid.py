@@ -6,11 +6,13 @@ is known without asking the device.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, SupportsIndex
 
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from envs import tariff
@@ -19,7 +21,7 @@ from envs.devices import Applied, Devices
 from envs.exogenous import DayDrawer
 from envs.figures import DayTrace
 from envs.grid import Grid, GridState
-from envs.metrics import METRICS, step_metrics
+from envs.metrics import metric_specs, step_metrics
 from envs.observations import Account, DayTables, Observer
 from envs.power.flow import FlowState
 from envs.power.network import Network
@@ -27,7 +29,7 @@ from envs.profiles import episode_starts, load_profiles
 from envs.reference import DayReference, score
 from envs.rewards import Ledger
 from envs.scenario import Scenario
-from envs.settings import DTYPES, EnvSettings, env_device
+from envs.settings import DTYPES, EnvSettings, env_device, whole_number
 from mappo.vec_env import Step
 
 # power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
@@ -54,14 +56,13 @@ class MicrogridEnv:
         spec: keyword arguments of `envs.make` that rebuild this env.
     """
 
-    metric_specs = METRICS
-
     def __init__(self, scenario: Scenario, settings: EnvSettings, spec: Mapping[str, Any] | None = None) -> None:
         self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
         self.device, self._dtype = env_device(settings.device), DTYPES[settings.dtype]
         self.agents = tuple(scenario.microgrids)
         profiles = load_profiles(scenario)
         starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)
+        self.metric_specs = metric_specs(scenario.horizon)
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
         self._tolerance_pu = _tolerance_pu(settings)
         self._drawer = DayDrawer(
@@ -82,7 +83,7 @@ class MicrogridEnv:
         self.applied: dict[str, Tensor] = {}
         self.requested: dict[str, Tensor] = {}
         self._trace = DayTrace(scenario, self.agents) if settings.evaluation else None
-        self._reference = DayReference.of(scenario)
+        self._reference = DayReference.of(scenario, profiles.num_days)
         self._started = False
 
     @property
@@ -92,34 +93,35 @@ class MicrogridEnv:
 
     @property
     def day(self) -> Tensor:
-        """(B,) day of the data (0 = first) that each copy is playing."""
+        """(B,) day of the data (0 = first) that each copy plays; in training all 0 before the first `reset`."""
         return self._drawer.day
 
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available."""
         return self._devices.idle_action()
 
-    def reset(self, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def reset(self, seed: SupportsIndex | None = None) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; a seed restarts the random streams.
 
         Returns:
             obs (B, A, O) and state (B, S), float32.
         """
         if seed is not None:
-            self._drawer.restart(seed)
+            self._drawer.restart(whole_number("seed", seed))
         self._started = True
         return self._begin_episode()
 
-    def step(self, actions: Tensor) -> Step:
+    def step(self, actions: ArrayLike) -> Step:
         """Advance every copy by one step of `dt_h` hours.
 
         Args:
-            actions: (B, A, U) in [-1, 1], columns as `action_names`; values beyond are clipped.
+            actions: (B, A, U) in [-1, 1], columns as `action_names`, a tensor or an array; (A, U) is for all copies.
+                Values beyond [-1, 1] are clipped.
 
         Raises:
             ValueError: not reset yet, a wrong shape, or an action that is not finite.
         """
-        self._check_actions(actions)
+        actions = self._checked(actions)
         now, before = self._hour, self._grid_state
         requested = self._devices.requested(
             actions.to(self.device, self._dtype), self._today.pv_mw[now], self._today.wind_mw[now]
@@ -136,7 +138,7 @@ class MicrogridEnv:
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
         metrics["energy_mean_mwh"] = energy_mwh.mean(-1)
         if self._trace is not None:
-            self._trace.record(now, self._today.price[now], applied, self._account, self._grid_state)
+            self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
             self._days_done += 1
             if not settled:
@@ -182,7 +184,7 @@ class MicrogridEnv:
 
     def figures(self) -> dict[str, Any]:
         """Pictures of one day of the last evaluation (matplotlib); empty outside evaluation."""
-        return {} if self._trace is None else self._trace.figures(self._grid, self._drawer)
+        return {} if self._trace is None else self._trace.figures(self._grid)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
@@ -240,6 +242,8 @@ class MicrogridEnv:
         price = by_step(day.price)
         self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
         self._tables: DayTables = self._observer.day_tables(day)
+        if self._trace is not None:
+            self._trace.start_day(self._drawer.first_date + timedelta(days=int(self.day[0])), self._account)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
         obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state)
@@ -276,13 +280,20 @@ class MicrogridEnv:
         )
         return ledger, peak_mw
 
-    def _check_actions(self, actions: Tensor) -> None:
+    def _checked(self, given: ArrayLike) -> Tensor:
+        """The actions of every copy (B, A, U) as a tensor."""
         if not self._started:
             raise ValueError("call reset() before step()")
+        try:
+            actions = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"actions must be a tensor or an array of numbers: {error}") from error
+        if tuple(actions.shape) == self.action_shape[1:]:
+            actions = actions.expand(self.action_shape)
         if tuple(actions.shape) != self.action_shape:
             raise ValueError(
-                f"actions must have shape {self.action_shape} (copies, agents, {self.action_names}), "
-                f"got {tuple(actions.shape)}"
+                f"actions must have shape {self.action_shape} (copies, agents, {self.action_names}) "
+                f"or {self.action_shape[1:]} for all copies, got {tuple(actions.shape)}"
             )
         if not torch.isfinite(actions).all():
             copy, agent, column = torch.nonzero(~torch.isfinite(actions))[0].tolist()
@@ -290,6 +301,7 @@ class MicrogridEnv:
                 f"actions must be finite, got {actions[copy, agent, column]} for "
                 f"{self.action_names[column]} of {self.agents[agent]} in copy {copy}"
             )
+        return actions
 
 
 def _box(width: int, bound: float) -> gymnasium.spaces.Box:

@@ -82,13 +82,15 @@ def read_series(name_or_path: str, suffix: str, step: timedelta) -> Series:
 def _read_rows(path: Path) -> tuple[list[datetime], list[list[float]], list[str]]:
     times: list[datetime] = []
     rows: list[list[float]] = []
+    line = 1
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", newline="") as file:
+        with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
             if not header or header[0] != "time":
-                raise ValueError(f"{path} line 1: the first column must be 'time', got {header[:1]}")
+                raise ValueError(f"the first column must be 'time', got {header[:1]}")
+            line = 2
             for row in reader:
                 if len(row) != len(header):
                     raise ValueError(f"expected {len(header)} cells, got {len(row)}")
@@ -97,10 +99,11 @@ def _read_rows(path: Path) -> tuple[list[datetime], list[list[float]], list[str]
                     raise ValueError(f"every value must be a finite number, got {row[1:]}")
                 times.append(time)
                 rows.append(cells)
+                line += 1
     except (EOFError, OSError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
         raise ValueError(f"data file {path} cannot be read ({error}); restore it from the package") from error
     except ValueError as error:
-        raise ValueError(f"data file {path} line {len(times) + 2}: {error}") from error
+        raise ValueError(f"data file {path} line {line}: {error}") from error
     return times, rows, header[1:]
 
 
@@ -179,7 +182,8 @@ def load_profiles(scenario: Scenario) -> DayProfiles:
         )
     days = len(price)
     base = None
-    if rule.price == "synthetic":
+    # the noise model is that of the packaged price, which was made from the packaged profiles
+    if rule.price == "synthetic" and {prices.path.parent, series.path.parent} == {DATA / "profiles"}:
         market = [_hourly(series, columns, steps) for columns in ((MARKET_LOAD,), PV_COLUMNS, WIND_COLUMNS)]
         base = price_base(*market).view(days, 24).repeat_interleave(steps, 1)
     return DayProfiles(

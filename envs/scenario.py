@@ -4,14 +4,13 @@ Data flow: YAML + overrides -> `Scenario` -> network, devices, tariff, profiles 
 """
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-DATA = Path(str(files("envs") / "data"))
+from envs.scenario_file import DATA, located, merged, problems, read_yaml
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +24,8 @@ def _hour_or_quarter(dt_h: float) -> float:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    # an unquoted `bus: 830` is a number in YAML
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class RegulatorSettings(_Model):
@@ -86,7 +86,7 @@ class Feeder(_Model):
     name: str = "DSO"
     """Prefix of its buses and its area's name."""
     network: str
-    """Name of a packaged network or path to a folder of tables."""
+    """Name of a packaged network or path to a folder of tables; a relative path counts from the YAML's folder."""
     slack_v_pu: Positive
     load_scale: NonNegative
     load_profile: dict[str, NonNegative]
@@ -121,7 +121,8 @@ class Data(_Model):
     prices: str
     """Hourly prices; the column is `<price>_usd_per_mwh`."""
     price: str = "synthetic"
-    """Which price to bill with. Only the synthetic price has a noise that training redraws."""
+    """Which price to bill with. Training redraws the noise of the packaged `synthetic` price (packaged profiles and
+    prices); every other price, such as one from a file of your own, is the same in training and evaluation."""
     price_floor_usd_per_mwh: float = 5.0
     """Lower prices are raised to this."""
     price_cap_usd_per_mwh: float = 250.0
@@ -251,6 +252,15 @@ def load_scenario(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
     Raises:
         ValueError: unknown name, unreadable YAML, unknown or invalid keys; names the key, the rule and the value.
     """
+    return build_scenario(read_scenario(name_or_path), located(overrides or {}, Path.cwd()), name_or_path)
+
+
+def read_scenario(name_or_path: str | Path) -> dict[str, Any]:
+    """The content of a packaged scenario or a YAML file, not validated yet.
+
+    Raises:
+        ValueError: unknown name or unreadable YAML.
+    """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = DATA / "scenarios" / f"{name_or_path}.yaml"
@@ -259,39 +269,16 @@ def load_scenario(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
             f"--scenario {name_or_path!s} is unknown; use one of {', '.join(scenario_names())} "
             "or the path of a .yaml file"
         )
+    return read_yaml(path)
+
+
+def build_scenario(content: Mapping[str, Any], overrides: Mapping[str, Any], name: str | Path) -> Scenario:
+    """Validate a scenario's content with overrides merged into it.
+
+    Raises:
+        ValueError: unknown or invalid keys; begins with the scenario's name.
+    """
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"scenario {path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"scenario {path} must be a mapping of keys, got {type(content).__name__}")
-    try:
-        return Scenario.model_validate(_merged(content, overrides or {}))
+        return Scenario.model_validate(merged(content, overrides))
     except ValidationError as error:
-        raise ValueError(_readable(error, name_or_path)) from error
-
-
-_WHOLE = ("load_profile",)  # a weighted sum: an override replaces it, other mappings are merged key by key
-
-
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in overrides.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _WHOLE
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _readable(error: ValidationError, name: str | Path) -> str:
-    """One line per problem: where, what is wrong, what was given."""
-    problems = []
-    for item in error.errors():
-        where = ".".join(map(str, item["loc"])) or "scenario"
-        if item["type"] == "extra_forbidden":
-            problems.append(f"unknown key {where!r}: remove it or correct its spelling")
-        elif item["type"] == "missing":
-            problems.append(f"key {where!r} is missing: add it")
-        else:
-            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            problems.append(f"{where}: {item['msg']}{got}")
-    return f"scenario {name}: " + "; ".join(problems)
+        raise ValueError(f"scenario {name}: {problems(error)}") from error

@@ -1,8 +1,11 @@
 """Settings of an env that are not the scenario's: copies, device, seed, split, what is shown and rewarded."""
 
+import operator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from envs.profiles import SPLITS, Split
@@ -38,6 +41,7 @@ class EnvSettings:
     """Of the physics; observations are float32."""
 
     def __post_init__(self) -> None:
+        self._make_plain()
         if self.num_envs is not None and self.num_envs < 1:
             raise ValueError(f"--num-envs must be at least 1, got {self.num_envs}")
         if not self.penalty >= 0:
@@ -50,6 +54,39 @@ class EnvSettings:
             if value not in choices:
                 raise ValueError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
         env_device(self.device)
+
+    def _make_plain(self) -> None:
+        """Plain Python values for numpy's numbers and a torch.device, so that `env.spec` fits into JSON."""
+        if not isinstance(self.penalty, Real) or isinstance(self.penalty, bool):
+            raise ValueError(f"--penalty must be a number, got {self.penalty!r}")
+        if not isinstance(self.evaluation, bool | np.bool_):
+            raise ValueError(f"evaluation must be True or False, got {self.evaluation!r}")
+        plain = {
+            "num_envs": None if self.num_envs is None else whole_number("--num-envs", self.num_envs),
+            "seed": whole_number("--seed", self.seed),
+            "device": str(self.device),
+            "penalty": float(self.penalty),
+            "evaluation": bool(self.evaluation),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+
+def whole_number(flag: str, value: Any) -> int:
+    """`value`, a Python or numpy integer, as int.
+
+    Raises:
+        ValueError: anything else, and what does not fit into 64 bits; begins with the flag.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{flag} must be a whole number such as 3, got {value!r}")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{flag} must fit into 64 bits, -2**63 to 2**63 - 1, got {number}")
+    return number
 
 
 def env_device(name: str) -> torch.device:

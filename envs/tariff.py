@@ -74,7 +74,7 @@ def terminal_cost(
 ) -> Tensor:
     """(B, A) $ for the energy each battery misses at midnight against the day's start; a surplus earns nothing.
 
-    A missing MWh costs factor * (highest price of the day) + adder.
+    A missing MWh costs factor * max(highest price of the day, 0) + adder: missing energy never earns money.
     """
     missing = (initial_energy_mwh - energy_mwh).clamp(min=0.0)
-    return missing * (factor * highest_price + adder_usd_per_mwh)[:, None]
+    return missing * (factor * highest_price.clamp(min=0.0) + adder_usd_per_mwh)[:, None]

@@ -45,6 +45,8 @@ class MetricSpec:
     """Reduction over the steps of one episode; over episodes it is always the mean."""
     column: str = ""
     """Heading of its console column; empty: not a console column."""
+    format: str = ".2f"
+    """Format of its console column, such as `.2%`."""
     group: str = "train"
     """TensorBoard group, such as `grid`."""
 

@@ -1,13 +1,13 @@
 """Convert a radial pandapower network to a `Network`.
 
 Supported: lines (parallel, shunt conductance), two-winding transformers (off-nominal taps, phase shift, parallel,
-magnetising branch as pandapower's T model), shunts, constant-power loads, static generators, one external grid,
-closed and open switches, elements out of service. Every other non-empty element table is refused by name. The
-transformers' tap positions are taken as they stand: the result has no regulators.
+magnetising branch as pandapower's T model with its leakage split as given), shunts, constant-power loads, static
+generators, one external grid, closed and open switches, elements out of service. Every other non-empty element table
+is refused by name. The transformers' tap positions are taken as they stand: the result has no regulators.
 """
 
 from cmath import exp, phase
-from math import degrees, inf, isnan, pi, radians
+from math import asin, degrees, inf, isnan, pi, radians
 from typing import Any
 
 from envs.power.builder import Branch, NetworkBuilder
@@ -15,7 +15,6 @@ from envs.power.network import BASE_MVA, Network
 
 SUPPORTED = ("bus", "line", "trafo", "load", "sgen", "shunt", "ext_grid", "switch")
 IGNORED = ("measurement", "pwl_cost", "poly_cost", "controller", "group", "bus_geodata", "line_geodata")
-Y_ZERO = 0j
 
 
 def network_from_pandapower(net: Any) -> Network:
@@ -69,6 +68,8 @@ def _refuse_unsupported(net: Any) -> None:
             raise ValueError(f"loads with {column} are not supported; set it to 0 (constant power)")
     if "tap_dependency_table" in net.trafo and net.trafo.tap_dependency_table.fillna(False).astype(bool).any():
         raise ValueError("trafo.tap_dependency_table is not supported; set it to False")
+    if "step_dependency_table" in net.shunt and net.shunt.step_dependency_table.fillna(False).astype(bool).any():
+        raise ValueError("shunt.step_dependency_table is not supported; set it to False")
 
 
 def _connected(table: Any, buses: Any) -> Any:
@@ -119,11 +120,12 @@ def _add_trafos(net: Any, builder: NetworkBuilder, buses: set[int]) -> None:
         if not open_at:
             builder.add_branch(branch)
         elif ends - open_at:  # magnetised from the closed end: the open end's shunt in series with the impedance
-            seen = branch.y_b_pu + branch.y_b_pu / (1 + branch.z_pu * branch.y_b_pu)
+            turns = abs(branch.ratio) ** 2
+            y_a, y_b = branch.y_a_pu * turns, branch.y_b_pu  # both behind the ratio
             if branch.b in open_at:
-                builder.add_shunt(branch.a, seen / abs(branch.ratio) ** 2)
+                builder.add_shunt(branch.a, (y_a + y_b / (1 + branch.z_pu * y_b)) / turns)
             else:
-                builder.add_shunt(branch.b, seen)
+                builder.add_shunt(branch.b, y_b + y_a / (1 + branch.z_pu * y_a))
 
 
 def _trafo_branch(trafo: Any, builder: NetworkBuilder) -> Branch:
@@ -133,42 +135,86 @@ def _trafo_branch(trafo: Any, builder: NetworkBuilder) -> Branch:
     ratio = (vn_hv / builder.base_kv(int(trafo.hv_bus))) / lv_turns * exp(1j * radians(shift))
     per_unit = BASE_MVA / trafo.sn_mva * lv_turns**2 / trafo.parallel
     r = trafo.vkr_percent / 100
-    z = complex(r, ((trafo.vk_percent / 100) ** 2 - r**2) ** 0.5) * per_unit
+    x = ((trafo.vk_percent / 100) ** 2 - r**2) ** 0.5
+    # the star's arms: how much of r and x lies on the hv side
+    z_hv = complex(r * _share_hv(trafo, "resistance"), x * _share_hv(trafo, "reactance")) * per_unit
+    z_lv = complex(r, x) * per_unit - z_hv
     # iron losses refer to the rated voltage, and the magnetising current is what remains of the no-load current
     g = trafo.pfe_kw * 1e-3 / trafo.sn_mva
     b = max((trafo.i0_percent / 100) ** 2 - g**2, 0.0) ** 0.5
-    z_half, y, y_end = z / 2, complex(g, -b) / per_unit, Y_ZERO
-    if y:
-        z = 2 * z_half + z_half**2 * y  # star to delta with two equal arms
-        y_end = z_half * y / z
+    y = complex(g, -b) / per_unit
+    z = z_hv + z_lv + z_hv * z_lv * y  # star to delta
+    y_hv, y_lv = (z_lv * y / z, z_hv * y / z) if y else (0j, 0j)
     return Branch(
         name=_name(trafo, "trafo"),
         a=int(trafo.hv_bus),
         b=int(trafo.lv_bus),
         z_pu=z,
         ratio=ratio,
-        y_a_pu=y_end / abs(ratio) ** 2,
-        y_b_pu=y_end,
+        y_a_pu=y_hv / abs(ratio) ** 2,
+        y_b_pu=y_lv,
         rating_pu=trafo.sn_mva * trafo.parallel * trafo.df / BASE_MVA,
         is_trafo=True,
     )
+
+
+def _share_hv(trafo: Any, kind: str) -> float:
+    """Share of the leakage resistance or reactance on the hv side; pandapower's default is one half."""
+    share = float(getattr(trafo, f"leakage_{kind}_ratio_hv", 0.5))
+    return 0.5 if isnan(share) else share
 
 
 def _tapped_voltages(trafo: Any) -> tuple[float, float, float]:
     """Rated voltages in kV with the tap applied, and the phase shift in degrees."""
     voltages = {"hv": float(trafo.vn_hv_kv), "lv": float(trafo.vn_lv_kv)}
     shift = float(trafo.shift_degree)
+    second = _number(trafo, "tap2_pos")
+    if not isnan(second) and second != _number(trafo, "tap2_neutral"):
+        raise ValueError(f"trafo {trafo.Index}: a second tap changer is not supported; set tap2_pos to tap2_neutral")
     kind = getattr(trafo, "tap_changer_type", None)
-    if trafo.tap_side not in voltages or trafo.tap_pos != trafo.tap_pos or not isinstance(kind, str):
+    if trafo.tap_side not in voltages or isnan(_number(trafo, "tap_pos")) or not isinstance(kind, str):
         return voltages["hv"], voltages["lv"], shift  # no tap changer: pandapower >= 3 needs its type
-    steps = trafo.tap_pos - trafo.tap_neutral
-    direction = 1 if trafo.tap_side == "hv" else -1
-    angle = radians(trafo.tap_step_degree) if trafo.tap_step_degree == trafo.tap_step_degree else 0.0
-    if kind == "Ideal":
-        return voltages["hv"], voltages["lv"], shift + direction * steps * trafo.tap_step_degree
-    if kind not in ("Ratio", "Symmetrical"):
+    if kind not in ("Ratio", "Symmetrical", "Ideal"):
         raise ValueError(f"trafo {trafo.Index}: tap_changer_type {kind!r} is not supported; use Ratio or Ideal")
-    step = trafo.tap_step_percent / 100 * steps
-    turned = 1 + step * exp(1j * angle)
+    steps = _number(trafo, "tap_pos") - _number(trafo, "tap_neutral")
+    if isnan(steps):
+        raise ValueError(f"trafo {trafo.Index}: tap_neutral must be a number where tap_changer_type is set, got NaN")
+    if not steps:
+        return voltages["hv"], voltages["lv"], shift
+    direction = 1 if trafo.tap_side == "hv" else -1
+    if kind == "Ideal":
+        return voltages["hv"], voltages["lv"], shift + direction * _ideal_angle_degree(trafo, steps)
+    step = _number(trafo, "tap_step_percent") / 100 * steps
+    if isnan(step):
+        raise ValueError(f"trafo {trafo.Index}: tap_step_percent must be a number for a {kind} tap changer, got NaN")
+    angle = _number(trafo, "tap_step_degree")
+    turned = 1 + step * exp(1j * radians(0.0 if isnan(angle) else angle))
     voltages[trafo.tap_side] *= abs(turned)
     return voltages["hv"], voltages["lv"], shift + direction * degrees(phase(turned))
+
+
+def _ideal_angle_degree(trafo: Any, steps: float) -> float:
+    """Angle of an ideal phase shifter: steps of an angle, or of a voltage of tap_step_percent across the arc."""
+    percent, degree = _number(trafo, "tap_step_percent"), _number(trafo, "tap_step_degree")
+    by_degree = not isnan(degree) and degree != 0
+    if by_degree and not isnan(percent) and percent != 0:
+        raise ValueError(
+            f"trafo {trafo.Index}: an Ideal tap changer has tap_step_percent {percent} and tap_step_degree {degree}; "
+            "set one of them to 0"
+        )
+    if by_degree:
+        return steps * degree
+    if isnan(percent):
+        raise ValueError(f"trafo {trafo.Index}: an Ideal tap changer needs tap_step_percent or tap_step_degree")
+    half_chord = steps * percent / 200
+    if abs(half_chord) > 1:
+        raise ValueError(f"trafo {trafo.Index}: {steps:g} taps of tap_step_percent {percent} exceed 200 %")
+    return 2 * degrees(asin(half_chord))
+
+
+def _number(row: Any, column: str) -> float:
+    """A cell as float; NaN where the column or its value is missing."""
+    try:
+        return float(getattr(row, column, float("nan")))
+    except TypeError:  # None or pandas.NA
+        return float("nan")

@@ -8,6 +8,7 @@ behind it sees one network.
 import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,15 +101,20 @@ class Tables:
     """Bus -> area name (`DSO`, `MG1`); empty for a network that is not composed."""
 
 
-Row = dict[str, str]
+Row = Mapping[str | None, Any]  # column -> text, as csv.DictReader gives it
 T = TypeVar("T")
+_POSITIVE = (
+    *("length_km", "max_i_ka", "sn_mva", "vn_kv", "vn_hv_kv", "vn_lv_kv", "vm_pu", "n_steps"),
+    *("tap_step_percent", "v_target_pu", "deadband_pu"),
+)
+_NOT_NEGATIVE = ("r_ohm_per_km", "x_ohm_per_km", "c_nf_per_km", "vk_percent", "vkr_percent", "default_step")
 
 
 def read_tables(folder: str | Path) -> Tables:
     """Read the seven CSV files of one network folder.
 
     Raises:
-        ValueError: a missing file or column, or a cell that is no number; names file, line and column.
+        ValueError: a missing file or column, a cell that is no number or out of its range; names file, line and column.
     """
     folder = Path(folder)
     lines = _read(folder / "line.csv", lambda row: Line(**_pick(row, Line, "name from_bus to_bus")))
@@ -117,10 +123,10 @@ def read_tables(folder: str | Path) -> Tables:
     capacitors = _read(folder / "shunt.csv", _capacitor)
     switches = _read(
         folder / "switch.csv",
-        lambda row: Switch(name=row["name"], bus_a=row["bus_a"], bus_b=row["bus_b"], closed=bool(int(row["closed"]))),
+        lambda row: Switch(name=row["name"], bus_a=row["bus_a"], bus_b=row["bus_b"], closed=_flag(row, "closed")),
     )
-    buses = _read(folder / "bus.csv", lambda row: (row["name"], float(row["vn_kv"])))
-    sources = _read(folder / "source.csv", lambda row: (row["bus"], float(row["vm_pu"])))
+    buses = _read(folder / "bus.csv", lambda row: (row["name"], _number(row, "vn_kv")))
+    sources = _read(folder / "source.csv", lambda row: (row["bus"], _number(row, "vm_pu")))
     if len(sources) != 1:
         raise ValueError(f"{folder / 'source.csv'} must name exactly one source bus, got {len(sources)}")
     bus_kv = dict(buses)
@@ -145,47 +151,87 @@ def _read(path: Path, parse: Callable[[Row], T]) -> list[T]:
             "switch and source .csv files"
         )
     rows: list[T] = []
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    raise ValueError(f"every row must have {len(reader.fieldnames or ())} cells, as the header")
                 rows.append(parse(row))
-            except KeyError as error:
-                raise ValueError(f"{path} has no column {error}") from error
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path} line {number}: {error}; every cell must hold a value of its type") from error
+    except KeyError as error:
+        raise ValueError(f"{path} has no column {error}") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path} line {line}: {error}; correct the table") from error
     return rows
+
+
+def _number(row: Row, column: str) -> float:
+    """A cell as a finite number within its column's range."""
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise ValueError(f"{column} must be a finite number, got {row[column]!r}")
+    if (column in _POSITIVE and value <= 0) or (column in _NOT_NEGATIVE and value < 0):
+        rule = "be positive" if column in _POSITIVE else "not be negative"
+        raise ValueError(f"{column} must {rule}, got {row[column]}")
+    return value
+
+
+def _whole(row: Row, column: str) -> int:
+    value = _number(row, column)
+    if value != int(value):
+        raise ValueError(f"{column} must be a whole number, got {row[column]}")
+    return int(value)
+
+
+def _flag(row: Row, column: str) -> bool:
+    value = _whole(row, column)
+    if value not in (0, 1):
+        raise ValueError(f"{column} must be 0 or 1, got {row[column]}")
+    return bool(value)
 
 
 def _pick(row: Row, kind: type, text_columns: str) -> dict[str, Any]:
     """The columns of `row` that are fields of `kind`: text as it is, all others as numbers."""
     text = text_columns.split()
     names = [column.name for column in fields(kind) if column.name != "tap_changer"]
-    return {name: row[name] if name in text else float(row[name]) for name in names}
+    return {name: row[name] if name in text else _number(row, name) for name in names}
 
 
 def _trafo(row: Row) -> Trafo:
     tap_changer = None
-    if int(row["is_regulator"]):
+    if _number(row, "vk_percent") < _number(row, "vkr_percent"):
+        raise ValueError(f"vk_percent must be at least vkr_percent {row['vkr_percent']}, got {row['vk_percent']}")
+    if _flag(row, "is_regulator"):
         if row["tap_side"] != "lv" or row["control_bus"] != row["lv_bus"]:
             raise ValueError(f"regulator {row['name']} must tap and control its lv side")
         tap_changer = TapChanger(
-            tap_min=int(float(row["tap_min"])),
-            tap_max=int(float(row["tap_max"])),
-            tap_step_percent=float(row["tap_step_percent"]),
-            v_target_pu=float(row["v_target_pu"]),
-            deadband_pu=float(row["deadband_pu"]),
+            tap_min=_whole(row, "tap_min"),
+            tap_max=_whole(row, "tap_max"),
+            tap_step_percent=_number(row, "tap_step_percent"),
+            v_target_pu=_number(row, "v_target_pu"),
+            deadband_pu=_number(row, "deadband_pu"),
         )
+        if not tap_changer.tap_min <= 0 <= tap_changer.tap_max:
+            raise ValueError(f"tap_min and tap_max must enclose 0, got {tap_changer.tap_min} and {tap_changer.tap_max}")
     return Trafo(**_pick(row, Trafo, "name hv_bus lv_bus"), tap_changer=tap_changer)
 
 
 def _capacitor(row: Row) -> Capacitor:
-    return Capacitor(
+    bank = Capacitor(
         name=row["name"],
         bus=row["bus"],
-        q_mvar_capacitive=float(row["q_mvar_capacitive"]),
-        n_steps=int(row["n_steps"]),
-        default_step=int(row["default_step"]),
+        q_mvar_capacitive=_number(row, "q_mvar_capacitive"),
+        n_steps=_whole(row, "n_steps"),
+        default_step=_whole(row, "default_step"),
     )
+    if bank.default_step > bank.n_steps:
+        raise ValueError(f"default_step must not exceed n_steps {bank.n_steps}, got {bank.default_step}")
+    return bank
 
 
 def compose(feeder: Tables, microgrids: Mapping[str, tuple[Tables, str]], feeder_name: str = "DSO") -> Tables:

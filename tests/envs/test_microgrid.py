@@ -319,6 +319,10 @@ def test_bad_actions_are_named() -> None:
     env.reset()
     with pytest.raises(ValueError, match=r"actions must have shape \(2, 3, 3\) .*, got \(2, 3, 2\)"):
         env.step(torch.zeros(2, 3, 2))
+    with pytest.raises(ValueError, match=r"or \(3, 3\) for all copies, got \(1, 3, 3\)"):
+        env.step(torch.zeros(1, 3, 3))
+    with pytest.raises(ValueError, match="actions must be a tensor or an array of numbers"):
+        env.step([[0.0, 1.0], [0.0]])  # pyright: ignore[reportArgumentType]
     bad = torch.zeros(2, 3, 3)
     bad[1, 2, 1] = torch.nan
     with pytest.raises(ValueError, match="must be finite, got nan for generator_p of MG3 in copy 1"):

@@ -17,7 +17,7 @@ from envs.profiles import (
     price_base,
     read_series,
 )
-from envs.scenario import Scenario, load_scenario
+from envs.scenario import DATA, Scenario, load_scenario
 
 HOUR = timedelta(hours=1)
 
@@ -143,7 +143,7 @@ def test_a_split_without_a_whole_week_is_an_error() -> None:
         ({4: "2020-01-01T05:00:00,0.5"}, r"line 4: times must advance .*\(gap\)"),
         ({5: "2020-01-01T03:00:00,-0.5"}, r"line 5: load_a is a load and must not be negative, got -0.5"),
         ({6: "noon,0.5"}, "line 6: Invalid isoformat string: 'noon'"),
-        ({1: "date,load_a"}, "line 1: the first column must be 'time', got .'date'"),
+        ({1: "date,load_a"}, r"^data file [^ ]*series\.csv line 1: the first column must be 'time', got .'date'"),
     ],
 )
 def test_damaged_rows_are_named_with_their_line(tmp_path: Path, edit: dict[int, str], message: str) -> None:
@@ -170,6 +170,23 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, cell: str) -> No
     path = day_csv(tmp_path, edit={5: f"2020-01-01T03:00:00,{cell}"})
     with pytest.raises(ValueError, match="line 5: "):
         read_series(str(path), "", HOUR)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    path = day_csv(tmp_path, header="\ufefftime,load_a")
+    assert list(read_series(str(path), "", HOUR).columns) == ["load_a"]
+
+
+@pytest.mark.parametrize("own", ["prices", "profiles"])
+def test_a_file_of_ones_own_has_no_price_noise(tmp_path: Path, own: str) -> None:
+    packaged = {"prices": "price_2016", "profiles": "simbench_2016"}[own]
+    content = gzip.decompress((DATA / "profiles" / f"{packaged}_hourly.csv.gz").read_bytes())
+    (tmp_path / "mine.csv").write_bytes(content)
+    profiles = load_profiles(load_scenario("ieee34_ieee13", {"data": {own: str(tmp_path / "mine.csv")}}))
+    assert profiles.price_base is None
+    env = envs.make(num_envs=8, seed=1, data={own: str(tmp_path / "mine.csv")})
+    env.reset()
+    assert torch.equal(env._today.price.T.double(), profiles.price[env.day].float().double())
 
 
 def test_an_empty_line_is_named(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import csv
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import envs
-from envs.reference import DayReference, score
+from envs import reference
+from envs.reference import SHIPPED, DayReference, score
 from envs.scenario import DATA, Scenario, load_scenario
 from tests.envs.policies import idle, play
 
@@ -18,8 +21,8 @@ def test_reference_covers_every_day_in_order() -> None:
 
 
 def test_bounds_average_to_the_documented_values(scenario: Scenario) -> None:
-    reference = DayReference.of(scenario)
-    assert reference is not None
+    found = DayReference.of(scenario, 366)
+    assert found is not None
     week = torch.arange(366) // 7 % 5
     for wanted, bound, idle_usd in (
         (week < 3, 1023.28, 1345.44),
@@ -27,13 +30,52 @@ def test_bounds_average_to_the_documented_values(scenario: Scenario) -> None:
         (week == 4, 1037.03, 1352.75),
         (week < 5, 1045.7, 1366.6),
     ):
-        assert reference.bound_usd[wanted].mean().item() == pytest.approx(bound, abs=0.06)
-        assert reference.idle_usd[wanted].mean().item() == pytest.approx(idle_usd, abs=0.06)
-    assert (reference.bound_usd < reference.idle_usd).all()
+        assert found.bound_usd[wanted].mean().item() == pytest.approx(bound, abs=0.06)
+        assert found.idle_usd[wanted].mean().item() == pytest.approx(idle_usd, abs=0.06)
+    assert (found.bound_usd < found.idle_usd).all()
 
 
 def test_a_changed_scenario_has_no_reference() -> None:
-    assert DayReference.of(load_scenario("ieee34_ieee13", {"safety": {"v_min_pu": 0.96}})) is None
+    assert DayReference.of(load_scenario("ieee34_ieee13", {"safety": {"v_min_pu": 0.96}}), 366) is None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shipped references."""
+    shutil.copytree(reference.FOLDER, tmp_path / "reference")
+    monkeypatch.setattr(reference, "FOLDER", tmp_path / "reference")
+    return tmp_path / "reference"
+
+
+def test_every_shipped_reference_is_known(folder: Path) -> None:
+    assert {f"{name}_days.csv" for name in SHIPPED} == {path.name for path in folder.glob("*.csv")}
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (0, "day,split,idle_usd,replay_usd", "line 1: column 'bound_usd' is missing"),
+        (5, "4,train,many,1.0,1.0", "line 6: could not convert string to float: 'many'"),
+        (5, "4,train,nan,1.0,1.0", "line 6: every value must be a finite number"),
+        (5, "4,train", "line 6: "),
+        (5, "7,train,2.0,1.0,1.0", "line 6: days must count 0, 1, 2, ..., got 7"),
+        (366, "", "must hold the 366 days of the data, got 365"),
+    ],
+)
+def test_a_damaged_reference_is_named(folder: Path, line: int, text: str, message: str) -> None:
+    path = folder / "ieee34_ieee13_days.csv"
+    lines = path.read_text().splitlines()
+    lines[line] = text
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=rf"ieee34_ieee13_days\.csv {message}.*; restore it from the package"):
+        envs.make()
+
+
+def test_a_missing_reference_of_a_shipped_scenario_is_an_error(folder: Path) -> None:
+    (folder / "ieee34_ieee13_days.csv").unlink()
+    with pytest.raises(ValueError, match=r"ieee34_ieee13_days\.csv cannot be read .*; restore it from the package"):
+        envs.make()
+    assert envs.make(settlement="individual").num_envs == 1
 
 
 def test_score_is_0_for_idle_and_1_for_the_bound() -> None:

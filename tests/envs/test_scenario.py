@@ -70,6 +70,16 @@ DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ({"device": "tpu9"}, r"--device tpu9 does not exist here .*; use cpu or auto"),
         ({"num_envs": 0}, "--num-envs must be at least 1, got 0"),
+        ({"num_envs": "3"}, "--num-envs must be a whole number such as 3, got '3'"),
+        ({"num_envs": 2.5}, "--num-envs must be a whole number such as 3, got 2.5"),
+        ({"num_envs": True}, "--num-envs must be a whole number such as 3, got True"),
+        ({"seed": None}, "--seed must be a whole number such as 3, got None"),
+        ({"seed": 2**63}, r"--seed must fit into 64 bits, .*, got 9223372036854775808"),
+        ({"penalty": "1"}, "--penalty must be a number, got '1'"),
+        ({"penalty": float("nan")}, "--penalty must not be negative, got nan"),
+        ({"evaluation": "yes"}, "evaluation must be True or False, got 'yes'"),
+        ({"dt_h": 0.5}, "^scenario ieee34_ieee13: dt_h: must be 1.0 or 0.25 hours, got 0.5$"),
+        ({"feeder": {"name": "MG1"}}, "^scenario ieee34_ieee13: the feeder's name 'MG1' must differ"),
         ({"penalty": -1.0}, "--penalty must not be negative, got -1.0"),
     ],
 )
@@ -88,7 +98,11 @@ def test_an_unknown_scenario_lists_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "is not valid YAML"), ("- 1\n- 2\n", "must be a mapping of keys, got list")],
+    [
+        ("a: [1", "is not valid YAML"),
+        ("- 1\n- 2\n", "must be a mapping of keys, got list"),
+        ("a: 1\nb: {c: 1,\n  c: 2}\n", r"is not valid YAML: key 'c' is given twice: remove one of them\s.*line 3"),
+    ],
 )
 def test_an_unreadable_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -86,6 +86,11 @@ def test_a_missing_mwh_costs_more_than_the_dearest_hour_and_a_surplus_earns_noth
     assert usd[0].tolist() == pytest.approx([0.3 * (1.1 * 90 + 10), 0.0, 0.0])
 
 
+def test_missing_energy_costs_money_on_a_day_of_negative_prices() -> None:
+    usd = terminal_cost(row(0.5), row(1.0), row(-90.0)[0], factor=1.1, adder_usd_per_mwh=10.0)
+    assert usd.item() == pytest.approx(0.5 * 10.0)
+
+
 def test_rewards_split_the_ledger_by_hand() -> None:
     ledger = Ledger(
         energy_usd=row(30, 10, 20, -5),

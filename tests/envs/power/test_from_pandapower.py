@@ -53,8 +53,16 @@ def feeder(**trafo: Any) -> Any:
     return net
 
 
-TAP = {"tap_side": "hv", "tap_neutral": 0, "tap_min": -9, "tap_max": 9, "tap_step_percent": 1.5, "tap_pos": -3}
-RATIO = TAP | {"tap_changer_type": "Ratio", "tap_step_degree": 0.0}
+TAP: dict[str, Any] = {
+    "tap_side": "hv",
+    "tap_neutral": 0,
+    "tap_min": -9,
+    "tap_max": 9,
+    "tap_step_percent": 1.5,
+    "tap_pos": -3,
+}
+MAGNETISED: dict[str, Any] = {"pfe_kw": 6.0, "i0_percent": 8.0}
+RATIO: dict[str, Any] = TAP | {"tap_changer_type": "Ratio", "tap_step_degree": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,13 @@ def test_bundled_radial_networks_agree_with_pandapower(build: Callable[[], Any])
         TAP | {"tap_changer_type": "Symmetrical", "tap_step_degree": 90.0},
         TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 0.0, "tap_step_degree": 2.0},
         TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 0.0, "tap_step_degree": 2.0, "tap_side": "lv"},
+        TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 2.5, "tap_step_degree": 0.0, "tap_pos": -7},
+        TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 2.5, "tap_step_degree": np.nan, "tap_side": "lv"},
+        TAP | {"tap_changer_type": "Ideal", "tap_step_percent": np.nan, "tap_step_degree": 2.0},
+        RATIO | {"tap_step_degree": np.nan},
         TAP | {"tap_changer_type": None},
+        RATIO | MAGNETISED | {"leakage_resistance_ratio_hv": 0.3, "leakage_reactance_ratio_hv": 0.8},
+        {"leakage_resistance_ratio_hv": 0.0, "leakage_reactance_ratio_hv": 1.0, "pfe_kw": 0.0, "i0_percent": 0.0},
         RATIO
         | {"vn_hv_kv": 20.5, "shift_degree": 30.0, "parallel": 2, "pfe_kw": 2.0, "i0_percent": 1.0, "tap_side": "lv"},
     ],
@@ -146,9 +160,52 @@ def test_open_ends_and_elements_out_of_service_agree_with_pandapower() -> None:
 @pytest.mark.parametrize("open_bus", [1, 2])
 def test_a_transformer_open_at_one_end_agrees_with_pandapower(open_bus: int) -> None:
     net = feeder()
-    pp.create_transformer_from_parameters(net, 1, 2, 0.4, 20.0, 0.4, 1.0, 6.0, 1.0, 0.5)
+    share: dict[str, Any] = {"leakage_resistance_ratio_hv": 0.2, "leakage_reactance_ratio_hv": 0.9}
+    pp.create_transformer_from_parameters(net, 1, 2, 0.4, 21.0, 0.4, 1.0, 6.0, 3.0, 5.0, **share)
     pp.create_switch(net, open_bus, net.trafo.index[-1], et="t", closed=False)
     assert difference_pu(net) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("trafo", "message"),
+    [
+        ({"tap2_pos": 2, "tap2_neutral": 0}, "trafo 0: a second tap changer is not supported; set tap2_pos to"),
+        ({"tap2_pos": 2, "tap2_neutral": np.nan}, "trafo 0: a second tap changer is not supported"),
+        (RATIO | {"tap_neutral": np.nan}, "trafo 0: tap_neutral must be a number where tap_changer_type is set, got"),
+        (RATIO | {"tap_step_percent": np.nan}, "trafo 0: tap_step_percent must be a number for a Ratio tap changer"),
+        (
+            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": np.nan, "tap_step_degree": np.nan},
+            "trafo 0: an Ideal tap changer needs tap_step_percent or tap_step_degree",
+        ),
+        (
+            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 1.5, "tap_step_degree": 2.0},
+            "trafo 0: an Ideal tap changer has tap_step_percent 1.5 and tap_step_degree 2.0; set one of them to 0",
+        ),
+        (
+            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 90.0, "tap_step_degree": 0.0},
+            "trafo 0: -3 taps of tap_step_percent 90.0 exceed 200 %",
+        ),
+    ],
+)
+def test_tap_changers_that_mean_nothing_here_are_refused(trafo: dict[str, Any], message: str) -> None:
+    net = feeder()
+    for column, value in trafo.items():
+        net.trafo[column] = value
+    with pytest.raises(ValueError, match=message):
+        Network.from_pandapower(net)
+
+
+def test_a_second_tap_changer_at_neutral_does_not_matter() -> None:
+    net = feeder(**RATIO)
+    net.trafo["tap2_pos"] = net.trafo["tap2_neutral"] = 1
+    assert Network.from_pandapower(net).num_buses == 6
+
+
+def test_shunts_by_table_are_refused() -> None:
+    net = feeder()
+    net.shunt["step_dependency_table"] = True
+    with pytest.raises(ValueError, match=r"shunt.step_dependency_table is not supported; set it to False"):
+        Network.from_pandapower(net)
 
 
 def test_an_unknown_rating_is_no_limit() -> None:

@@ -158,8 +158,51 @@ def test_a_missing_table_or_column_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_cell_is_named_with_its_line(tmp_path: Path) -> None:
     copied_tables(tmp_path, load="name,bus,p_mw,q_mvar\n1,634,0.1,0.1\n2,645,many,0.1\n")
-    with pytest.raises(ValueError, match=r"load\.csv line 3: could not convert string to float: 'many'"):
+    with pytest.raises(ValueError, match=r"load\.csv line 3: p_mw must be a finite number, got 'many'; correct"):
         read_tables(tmp_path)
+
+
+LINE = "name,from_bus,to_bus,length_km,r_ohm_per_km,x_ohm_per_km,c_nf_per_km,max_i_ka"
+TRAFO = "name,hv_bus,lv_bus,sn_mva,vn_hv_kv,vn_lv_kv,vk_percent,vkr_percent,is_regulator,tap_side,control_bus"
+REGULATOR = f"{TRAFO},tap_min,tap_max,tap_step_percent,v_target_pu,deadband_pu"
+SHUNT = "name,bus,q_mvar_capacitive,n_steps,default_step"
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    [
+        ("load", "name,bus,p_mw,q_mvar\n1,634,nan,0", "line 2: p_mw must be a finite number, got 'nan'"),
+        ("load", "name,bus,p_mw,q_mvar\n1,634,1,inf", "line 2: q_mvar must be a finite number, got 'inf'"),
+        ("load", "name,bus,p_mw,q_mvar\n1,634,1", "line 2: every row must have 4 cells"),
+        ("load", "name,bus,p_mw,q_mvar\n1,634,1,2,3", "line 2: every row must have 4 cells"),
+        ("bus", "name,vn_kv\n650,0", "line 2: vn_kv must be positive, got 0"),
+        ("source", "bus,vm_pu\n650,-1", "line 2: vm_pu must be positive, got -1"),
+        ("line", f"{LINE}\na,1,2,0,1,1,0,1", "line 2: length_km must be positive, got 0"),
+        ("line", f"{LINE}\na,1,2,1,1,1,0,1\nb,1,2,1,1,1,0,0", "line 3: max_i_ka must be positive, got 0"),
+        ("line", f"{LINE}\na,1,2,1,-1,1,0,1", "line 2: r_ohm_per_km must not be negative, got -1"),
+        ("line", f"{LINE}\na,1,2,1,1,-1,0,1", "line 2: x_ohm_per_km must not be negative, got -1"),
+        ("line", f"{LINE}\na,1,2,1,1,1,-5,1", "line 2: c_nf_per_km must not be negative, got -5"),
+        ("trafo", f"{TRAFO}\nt,1,2,0,10,1,5,1,0,,", "line 2: sn_mva must be positive, got 0"),
+        ("trafo", f"{TRAFO}\nt,1,2,1,0,1,5,1,0,,", "line 2: vn_hv_kv must be positive, got 0"),
+        ("trafo", f"{TRAFO}\nt,1,2,1,10,-1,5,1,0,,", "line 2: vn_lv_kv must be positive, got -1"),
+        ("trafo", f"{TRAFO}\nt,1,2,1,10,1,1,5,0,,", "line 2: vk_percent must be at least vkr_percent 5, got 1"),
+        ("trafo", f"{TRAFO}\nt,1,2,1,10,1,5,1,2,,", "line 2: is_regulator must be 0 or 1, got 2"),
+        ("trafo", f"{REGULATOR}\nt,1,2,1,10,1,5,1,1,lv,2,1,16,0.6,1,0.01", "tap_max must enclose 0, got 1 and 16"),
+        ("trafo", f"{REGULATOR}\nt,1,2,1,10,1,5,1,1,lv,2,-1.5,16,0.6,1,0.01", "tap_min must be a whole number"),
+        ("shunt", f"{SHUNT}\nc,1,0.1,0,0", "line 2: n_steps must be positive, got 0"),
+        ("shunt", f"{SHUNT}\nc,1,0.1,1,2", "line 2: default_step must not exceed n_steps 1, got 2"),
+        ("switch", "name,bus_a,bus_b,closed\ns,1,2,yes", "line 2: closed must be a finite number, got 'yes'"),
+    ],
+)
+def test_cells_out_of_range_are_named(tmp_path: Path, table: str, content: str, message: str) -> None:
+    copied_tables(tmp_path, **{table: content + "\n"})
+    with pytest.raises(ValueError, match=rf"{table}\.csv .*{message}"):
+        read_tables(tmp_path)
+
+
+def test_tables_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    copied_tables(tmp_path, load="\ufeffname,bus,p_mw,q_mvar\n1,634,0.1,0.1\n")
+    assert read_tables(tmp_path).loads[0].name == "1"
 
 
 def test_source_and_bus_names_must_be_unique(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Scenario files as plain mappings: reading YAML, finding the files it names, merging overrides, wording problems.
+
+Data flow: YAML -> nested dicts -> `scenario.py`, which validates them.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+DATA = Path(str(files("envs") / "data"))
+_PACKAGED = {
+    "network": "networks/{}",
+    "profiles": "profiles/{}_hourly.csv.gz",
+    "prices": "profiles/{}_hourly.csv.gz",
+}  # keys that name a file or folder -> where a packaged one lies
+_WHOLE = ("load_profile",)  # a weighted sum: an override replaces it, other mappings are merged key by key
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice; PyYAML would silently keep the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key {key.value!r} is given twice: remove one of them"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def scenario_key(name_or_path: str | Path) -> str:
+    """A packaged name as it is, the path of a YAML file made absolute."""
+    path = Path(name_or_path)
+    return str(path.resolve()) if path.suffix in (".yaml", ".yml") else str(name_or_path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a scenario file, its relative paths made absolute.
+
+    Raises:
+        ValueError: a file that cannot be read, is no YAML or no mapping, or holds a key twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"scenario {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"scenario {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"scenario {path} must be a mapping of keys, got {type(content).__name__}")
+    return located(content, path.resolve().parent)
+
+
+def located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths of table folders and CSV files made absolute; packaged names and what is not found stay.
+
+    Args:
+        content: a scenario or a part of one.
+        folder: where to look first; the working folder comes second.
+    """
+    result = dict(content)
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            result[key] = located(value, folder)
+        elif key in _PACKAGED and isinstance(value, str) and not (DATA / _PACKAGED[key].format(value)).exists():
+            found = (place / value for place in (folder, Path.cwd()) if (place / value).exists())
+            result[key] = str(next(found, value))
+    return result
+
+
+def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the overrides' keys replaced, nested mappings key by key."""
+    result = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _WHOLE
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def problems(error: ValidationError) -> str:
+    """Every problem on one line: where, what is wrong, what was given."""
+    texts = []
+    for item in error.errors():
+        where = ".".join(map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            texts.append(f"unknown key {where!r}: remove it or correct its spelling")
+        elif item["type"] == "missing":
+            texts.append(f"key {where!r} is missing: add it")
+        else:
+            rule = item["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            texts.append(f"{where}: {rule}{got}" if where else f"{rule}{got}")
+    return "; ".join(texts)
