@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mappo.vec_env import MetricSpec
+from mappo.vec_env import MetricSpec, VecEnv
 
 if TYPE_CHECKING:
     from mappo.trainer import Trainer
@@ -50,7 +50,7 @@ class ConsoleCallback:
             return
         for note in trainer.notes:
             self.console.print(f"note: {note}", soft_wrap=True, highlight=False)
-        self.columns = table_columns(getattr(trainer.env, "metric_specs", ()))
+        self.columns = table_columns(console_specs(trainer.env))
         heading = " | ".join(name.rjust(column_width(name)) for name, _, _ in self.columns)
         self.console.print(heading, soft_wrap=True, highlight=False, style="bold")
         if self.console.is_terminal:
@@ -69,8 +69,12 @@ class ConsoleCallback:
             self.console.print(" | ".join(cells), soft_wrap=True, highlight=False)
         if "eval/score" in row:
             star = "  best so far" if trainer.best_iteration == row["iteration"] else ""
-            text = f"evaluation at iteration {int(row['iteration'])}: score {row['eval/score']:.4f}"
-            self.console.print(f"{text}, return {row['eval/return']:.4f}{star}", soft_wrap=True, highlight=False)
+            parts = [f"score {row['eval/score']:.4f}", f"return {row['eval/return']:.4f}"]
+            parts += [
+                f"{spec.column} {row[f'eval/{spec.name}']:{spec.format}}" for spec in console_specs(trainer.eval_env)
+            ]
+            text = f"evaluation at iteration {int(row['iteration'])}: {', '.join(parts)}{star}"
+            self.console.print(text, soft_wrap=True, highlight=False)
         for task in self.progress.task_ids:
             self.progress.update(task, completed=row["iteration"])
 
@@ -84,9 +88,14 @@ class ConsoleCallback:
         self.console.print(f"{text}; {trainer.run.checkpoints / 'best.pt'}", soft_wrap=True, highlight=False)
 
 
+def console_specs(env: VecEnv | None) -> list[MetricSpec]:
+    """The metrics that the env wants on the console."""
+    return [spec for spec in getattr(env, "metric_specs", ()) if spec.column]
+
+
 def table_columns(specs: Sequence[MetricSpec]) -> list[tuple[str, str, str]]:
     """Heading, row key and number format of each console column."""
-    metrics = [(spec.column, f"{spec.group}/{spec.name}", ".2f") for spec in specs if spec.column]
+    metrics = [(spec.column, f"{spec.group}/{spec.name}", spec.format) for spec in specs]
     return [
         ("Iter", "iteration", ".0f"),
         ("Reward", "train/return", ".3f"),

@@ -3,13 +3,12 @@
 Data flow: trainer and policy -> dict -> file, and back. This module knows files; what goes in is its callers' business.
 """
 
+import contextlib
 import functools
 import os
-import pickle
 import subprocess
 import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,17 +42,33 @@ def read_file(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         raise ValueError(f"no checkpoint at {path}; a run keeps them in checkpoints/latest.pt, best.pt, iteration_*.pt")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint of this library: {error}") from error
+    except Exception as error:  # torch's unpickler raises anything on foreign bytes
+        raise ValueError(f"{path} is damaged or no checkpoint of this library ({type(error).__name__})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must have format {FORMAT}; got {found}. It was written by another version or program")
     return content
 
 
-def check_fits(stored: EnvSpec, env: EnvSpec, path: str | os.PathLike[str]) -> None:
+@contextlib.contextmanager
+def unpacking(path: str | os.PathLike[str]) -> Iterator[None]:
+    """For code that takes a file's content apart: parts that lack or do not fit become a ValueError that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or was written by another version: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line; the text of a KeyError is only the key."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def check_fits(stored: EnvSpec, env: EnvSpec, path: str | os.PathLike[str], *, ignoring: Collection[str] = ()) -> None:
     """Raise a ValueError that names every difference between the checkpoint's env and this one."""
-    if lines := stored.differences(env):
+    if lines := stored.differences(env, ignoring=ignoring):
         details = "\n".join(f"  {line}" for line in lines)
         raise ValueError(f"{path} does not fit this env (checkpoint -> env):\n{details}\nMake the env as for training")
 

@@ -1,12 +1,14 @@
 """Settings of a training run: one frozen dataclass, checked once, and the named presets.
 
-Data flow: command line or notebook -> TrainConfig -> Trainer, which passes plain numbers on. No other module stores it.
+Data flow: command line or notebook -> TrainConfig -> Trainer, and Policy, whose file must tell how it was built. The
+maths gets plain numbers from them.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from types import NoneType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 Algo = Literal["mappo", "ippo"]
 PolicySharing = Literal["shared", "independent", "grouped"]
@@ -37,7 +39,10 @@ class TrainConfig:
     stop_after: int | None = None
     """Stop once this many iterations are done in total, without changing the schedule."""
     policy_sharing: PolicySharing = "shared"
-    """One policy for all agents, one for each, or one for each group of agents with the same spaces."""
+    """One policy for all agents, one for each, or one for each group of agents with the same spaces.
+
+    Agents that share one are told apart by a one-hot id, an input column for each agent.
+    """
     reward_mode: RewardMode = "mean"
     """Reward of each agent: the mean or sum over all agents, or its own."""
     critic_input: CriticInput = "auto"
@@ -99,7 +104,7 @@ class TrainConfig:
     checkpoint_freq: int = 10
     """Iterations between checkpoints; 0: only the latest, at the end."""
     checkpoint_dir: str | None = None
-    """Folder for the checkpoints; default: `checkpoints` in the run folder."""
+    """Folder in which each run keeps its checkpoints, in a folder of its name; default: in the run folder."""
     experiment_name: str | None = None
     """Name of the run and of its folder; default: <algo>_<sharing>_mg<agents>_<time>."""
     runs_dir: str = "runs"
@@ -118,13 +123,11 @@ class TrainConfig:
     """User or team at Weights & Biases; default: your own."""
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}; got {value!r}")
+        for name, kind in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), kind)
         for name, low, high, rule in RANGES:
             value = getattr(self, name)
-            if value is not None and not (low <= value <= high and math.isfinite(value)):
+            if value is not None and not (low <= value <= high and value != math.inf):
                 raise ValueError(f"{flag(name)} must be {rule}; got {value}")
         if self.minibatch_size is not None and self.num_minibatches is not None:
             raise ValueError(
@@ -184,6 +187,22 @@ class TrainConfig:
         """1 - i/n, which ends at 1/n, not at 0; or 1."""
         return 1 - iteration / self.iterations if schedule == "linear" else 1.0
 
+    def resumed(self, overrides: Mapping[str, Any]) -> Self:
+        """These settings with overrides; `stop_after` is not kept, what the networks depend on cannot change."""
+        for name, value in overrides.items():
+            if name not in RESUME_MAY_CHANGE and value != getattr(self, name, None):
+                now = getattr(self, name, "unknown")
+                raise ValueError(
+                    f"{flag(name)} {value} cannot change on resume (the checkpoint has {now}); "
+                    f"these can: {', '.join(flag(name) for name in RESUME_MAY_CHANGE)}"
+                )
+        given = [name for name, value in overrides.items() if value is not None]
+        return replace(self.making_way_for(given), **{"stop_after": None, **overrides})
+
+    def making_way_for(self, names: Collection[str]) -> Self:
+        """These settings without the one that a named setting stands instead of."""
+        return replace(self, **{rival: None for name, rival in INSTEAD_OF.items() if name in names})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
@@ -197,33 +216,49 @@ class TrainConfig:
         return cls(**values)
 
 
+def _check_type(name: str, value: object, kind: Any) -> None:
+    """`kind` is a Literal, a plain type, or one of them with None; a whole number may stand for a float."""
+    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
+    if value is None and NoneType in kinds:
+        return
+    if get_origin(kinds[0]) is Literal:
+        if value not in get_args(kinds[0]):
+            raise ValueError(f"{flag(name)} must be one of {', '.join(get_args(kinds[0]))}; got {value!r}")
+        return
+    fits = (int, float) if kinds[0] is float else kinds[0]
+    # True is an int in Python, never a number of iterations
+    if not isinstance(value, fits) or (isinstance(value, bool) and kinds[0] is not bool):
+        raise ValueError(f"{flag(name)} must be {TYPE_NAMES[kinds[0]]}; got {value!r}, a {type(value).__name__}")
+
+
 def _near_divisors(batch: int, wanted: int) -> str:
     below = next((n for n in range(min(wanted, batch), 0, -1) if batch % n == 0), 1)
     above = next((n for n in range(wanted, batch + 1) if batch % n == 0), batch)
     return f"{below} would" if below == above else f"{below} and {above} would"
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "algo": get_args(Algo),
-    "policy_sharing": get_args(PolicySharing),
-    "reward_mode": get_args(RewardMode),
-    "critic_input": get_args(CriticInput),
-    "action_dist": get_args(ActionDist),
-    "activation": get_args(Activation),
-    "advantage_norm": get_args(AdvantageNorm),
-    "lr_schedule": get_args(Schedule),
-    "ent_schedule": get_args(Schedule),
-}
+TYPE_NAMES = {int: "a whole number, such as 10", float: "a number", bool: "True or False", str: "text"}
 TINY = math.ulp(0.0)
 RANGES: tuple[tuple[str, float, float, str], ...] = (
     *((name, 1, math.inf, "at least 1") for name in ("iterations", "num_epochs", "hidden_dim", "num_layers")),
     *((name, 1, math.inf, "at least 1") for name in ("eval_every", "stop_after", "num_steps", "train_batch_size")),
     *((name, 1, math.inf, "at least 1") for name in ("minibatch_size", "num_minibatches")),
     *((name, TINY, math.inf, "above 0") for name in ("lr", "clip", "max_grad_norm", "huber_delta", "target_kl")),
-    *((name, 0, math.inf, "at least 0") for name in ("ent_coef", "checkpoint_freq", "seed")),
+    *((name, 0, math.inf, "at least 0") for name in ("ent_coef", "checkpoint_freq")),
+    ("seed", 0, 2**63 - 1, "from 0 to 2**63 - 1"),
     ("gamma", TINY, 1, "in (0, 1]"),
     ("gae_lambda", 0, 1, "in [0, 1]"),
     ("log_std_init", -5, 2, "in [-5, 2], the range that log-std is clamped to"),
+)
+
+INSTEAD_OF = {"minibatch_size": "num_minibatches", "num_minibatches": "minibatch_size"}
+"""Pairs of which only one is set: overriding one drops the other."""
+
+RESUME_MAY_CHANGE = (
+    *("iterations", "stop_after", "eval_every", "checkpoint_freq", "checkpoint_dir", "tensorboard", "device"),
+    *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "ent_coef", "ent_schedule", "clip", "value_clip"),
+    *("target_kl", "gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs"),
+    *("minibatch_size", "num_minibatches"),
 )
 
 PRESETS: dict[str, TrainConfig] = {

@@ -1,4 +1,4 @@
-"""Where the numbers go: metrics.csv, TensorBoard, optionally Weights & Biases; and the run folder that holds them.
+"""Where the numbers go: metrics.csv, TensorBoard, optionally Weights & Biases.
 
 Data flow: trainer row -> Logger.log. A row is one flat dict; keys with a slash are `<group>/<name>`, the others
 counters. The x axis is env steps.
@@ -6,15 +6,10 @@ counters. The x axis is env steps.
 
 import csv
 import importlib.util
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
-from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
-from mappo.checkpoint import versions
 from mappo.config import TrainConfig
 
 Row = dict[str, float]
@@ -87,7 +82,9 @@ class TensorBoardLogger:
 
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         if purge_step is None:
-            plain = {name: value if value is not None else "none" for name, value in hparams.items()}
+            plain = {
+                name: value if isinstance(value, int | float | str) else str(value) for name, value in hparams.items()
+            }
             for summary in summarise(plain, {"eval/score": 0.0}):
                 self.writer._get_file_writer().add_summary(summary)
 
@@ -110,7 +107,7 @@ class TensorBoardLogger:
 class WandbLogger:
     """Weights & Biases."""
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, hparams: Mapping[str, Any]) -> None:
         """One run, named after the folder."""
         require_wandb()
         import wandb  # noqa: PLC0415 (optional extra) # pyright: ignore[reportMissingImports]
@@ -121,7 +118,7 @@ class WandbLogger:
             entity=config.wandb_entity,
             name=folder.name,
             dir=str(folder),
-            config=config.to_dict(),
+            config=dict(hparams),
         )
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -143,69 +140,16 @@ def require_wandb() -> None:
         raise ValueError('--wandb needs the package wandb; install it with: pip install -e ".[wandb]"')
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunFolder:
-    """Paths of one run; nothing is created before `create`."""
-
-    path: Path
-    checkpoint_dir: Path | None = None
-    """Where checkpoints go; None: into the run folder."""
-    is_new: bool = True
-    """Whether the folder must not exist before `create`."""
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.checkpoint_dir or self.path / "checkpoints"
-
-    @classmethod
-    def new(cls, config: TrainConfig, num_agents: int) -> Self:
-        """A folder of its own below --runs-dir; a name that is taken is an error."""
-        time = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        name = config.experiment_name or f"{config.algo}_{config.policy_sharing}_mg{num_agents}_{time}"
-        path = Path(config.runs_dir) / name
-        if config.experiment_name is not None and path.exists():
-            raise ValueError(
-                f"--experiment-name {name}: {path} exists already; "
-                f"choose another name or continue it with --resume {path}/checkpoints/latest.pt"
-            )
-        return cls(path=path, checkpoint_dir=Path(config.checkpoint_dir) if config.checkpoint_dir else None)
-
-    @classmethod
-    def of_checkpoint(cls, file: Path, recorded: str) -> Self | None:
-        """The folder that a checkpoint belongs to: where it lies, else where its run was; None if that is gone."""
-        folder = file.resolve().parent
-        for path in (folder.parent, Path(recorded)):
-            if (path / "config.json").exists():
-                inside = folder == path.resolve() / "checkpoints"
-                return cls(path=path, checkpoint_dir=None if inside else folder, is_new=False)
-        return None
-
-    def create(self, config: TrainConfig, env_spec: Mapping[str, Any]) -> Self:
-        """Make the folders and write config.json; returns the folder as it was created.
-
-        Where another run took the name in the meantime, such as a second seed started in the same second, a number
-        is appended.
-        """
-        run = self
-        for number in count(2):
-            try:
-                run.path.mkdir(parents=True, exist_ok=not self.is_new)
-                break
-            except FileExistsError:
-                run = replace(self, path=self.path.with_name(f"{self.path.name}_{number}"))
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        content = {"config": config.to_dict(), "env": dict(env_spec), "versions": versions()}
-        (run.path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
-        return replace(run, is_new=False)
-
-
-def default_loggers(config: TrainConfig, folder: Path, *, iteration: int, env_steps: int) -> list[Logger]:
+def default_loggers(
+    config: TrainConfig, env_spec: Mapping[str, Any], folder: Path, *, iteration: int, env_steps: int
+) -> list[Logger]:
     """The destinations that the config asks for; those of a run at `iteration` > 0 continue it."""
+    plain = {f"env/{name}": value for name, value in env_spec.items() if not isinstance(value, Mapping)}
+    hparams = config.to_dict() | plain
     loggers: list[Logger] = [CsvLogger(folder / "metrics.csv", keep_until=iteration)]
     if config.tensorboard:
         purge_step = env_steps + 1 if iteration else None
-        loggers.append(TensorBoardLogger(folder, config.to_dict(), purge_step=purge_step))
+        loggers.append(TensorBoardLogger(folder, hparams, purge_step=purge_step))
     if config.wandb:
-        loggers.append(WandbLogger(folder, config))
+        loggers.append(WandbLogger(folder, config, hparams))
     return loggers

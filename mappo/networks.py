@@ -186,7 +186,10 @@ def hidden_sizes(config: TrainConfig) -> list[int]:
 
 
 def input_width(spec: EnvSpec, config: TrainConfig) -> int:
-    """Width I of what the actor sees: own observation, and the agent's one-hot id where agents share a policy."""
+    """Width I of what the actor sees: own observation, and the agent's one-hot id where agents share a policy.
+
+    The id has a column for each agent, however many there are: with A agents a rollout stores A x A of them a copy.
+    """
     return spec.obs_dim + len(spec.agents) * shares_policies(spec, config)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mappo.checkpoint import check_fits, read_file, write_file
+from mappo.checkpoint import check_fits, read_file, unpacking, write_file
 from mappo.config import TrainConfig, flag
 from mappo.distributions import ProductDistribution
 from mappo.networks import build_actor, shares_policies
@@ -61,12 +61,17 @@ class Policy(nn.Module):
         deterministic: bool = True,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Raw obs (B, A, O) -> actions (B, A, U) in [-1, 1]; without a generator, samples use torch's default one."""
+        """Raw obs (B, A, O) -> actions (B, A, U) in [-1, 1] on the policy's device.
+
+        Without a generator, samples use torch's default one.
+        """
         agents, width = len(self.spec.agents), self.spec.obs_dim
         if obs.dim() != 3 or obs.shape[1:] != (agents, width):
             raise ValueError(f"act: obs must be (B, {agents}, {width}); got {tuple(obs.shape)}")
+        obs = obs.to(self.device, torch.float32)
         if action_mask is None:
             action_mask = obs.new_ones(*obs.shape[:-1], self.spec.action_spec.mask_columns, dtype=torch.bool)
+        action_mask = action_mask.to(self.device)
         distribution = self.distribution(self.observe(obs), action_mask)
         actions = distribution.mode() if deterministic else distribution.sample(generator)
         return distribution.to_env(actions)
@@ -85,9 +90,12 @@ class Policy(nn.Module):
         write_file({"policy": self.payload()}, path)
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
-        """Take over weights and normaliser of a policy that was trained elsewhere for the same spaces and networks."""
+        """Take over weights and normaliser of a policy that was trained elsewhere for the same spaces and networks.
+
+        The state may differ: only critics see it.
+        """
         other = load_policy(path, self.device)
-        check_fits(other.spec, self.spec, path)
+        check_fits(other.spec, self.spec, path, ignoring=("state_dim", "state_names"))
         for name in ("policy_sharing", "action_dist", "hidden_dim", "num_layers", "activation", "normalize_obs"):
             mine, theirs = getattr(self.config, name), getattr(other.config, name)
             if mine != theirs:
@@ -140,4 +148,5 @@ def load_policy(path: str | os.PathLike[str], device: torch.device | str = "cpu"
     content = read_file(path, device)
     if "policy" not in content:
         raise ValueError(f"{path} holds no policy; give a checkpoint of a run or a file that Policy.save wrote")
-    return Policy.from_payload(content["policy"]).to(device).eval()
+    with unpacking(path):
+        return Policy.from_payload(content["policy"]).to(device).eval()

@@ -6,7 +6,7 @@ Dims: B envs, A agents, O own-observation width, S state width, U action columns
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -118,12 +118,12 @@ class EnvSpec:
         groups = list(dict.fromkeys(spaces))
         return tuple(groups.index(space) for space in spaces)
 
-    def differences(self, other: "EnvSpec") -> list[str]:
-        """What differs in `other`, one readable line for each field; empty if nothing does."""
+    def differences(self, other: "EnvSpec", *, ignoring: Collection[str] = ()) -> list[str]:
+        """What differs in `other`, one readable line for each field not in `ignoring`; empty if nothing does."""
         lines = []
         for name, mine in asdict(self).items():
             theirs = getattr(other, name)
-            if mine == theirs:
+            if mine == theirs or name in ignoring:
                 continue
             if name.endswith("_names") and len(mine) == len(theirs):
                 changed = [f"{a} -> {b}" for a, b in zip(mine, theirs, strict=True) if a != b]

@@ -3,6 +3,7 @@
 Data flow: VecEnv, TrainConfig -> Trainer -> run folder (metrics, checkpoints) and `history`.
 """
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -14,25 +15,19 @@ import torch
 
 from mappo.buffer import Widths, allocate
 from mappo.callbacks import Callback
-from mappo.checkpoint import check_fits, read_file, versions, write_file
-from mappo.config import TrainConfig, flag
+from mappo.checkpoint import check_fits, read_file, unpacking, versions, write_file
+from mappo.config import TrainConfig
 from mappo.evaluate import EvalResult, evaluate
-from mappo.logger import Logger, Row, RunFolder, default_loggers, require_wandb
+from mappo.logger import Logger, Row, default_loggers, require_wandb
 from mappo.networks import build_critic, input_width
 from mappo.normalization import RunningMeanStd, ValueNorm
 from mappo.policy import Policy
 from mappo.rollout import Rollout
+from mappo.run_folder import RunFolder
 from mappo.spaces import EnvSpec
 from mappo.targets import Networks, TargetSettings, make_batch
 from mappo.update import Updater, UpdateSettings, to_floats
 from mappo.vec_env import VecEnv, checked_device
-
-RESUME_MAY_CHANGE = (
-    *("iterations", "stop_after", "eval_every", "checkpoint_freq", "checkpoint_dir", "tensorboard", "device"),
-    *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "ent_coef", "ent_schedule", "clip", "value_clip"),
-    *("target_kl", "gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs"),
-    *("minibatch_size", "num_minibatches"),
-)
 
 
 class Trainer:
@@ -51,9 +46,9 @@ class Trainer:
         run: RunFolder | None = None,
     ) -> None:
         """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults."""
-        self.config = config = config or TrainConfig()
+        self.config = config = checked_config(config)
         self.env, self.eval_env, self.callbacks = env, eval_env, tuple(callbacks)
-        self.spec = EnvSpec.of(env)
+        self.spec, self.env_spec = EnvSpec.of(env), checked_env_spec(env)
         if eval_env is not None and (lines := self.spec.differences(EnvSpec.of(eval_env))):
             raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
         if getattr(env, "needs_discount", False) and config.gamma == 1:
@@ -86,6 +81,7 @@ class Trainer:
         self.history: list[Row] = []
         self.notes: list[str] = []
         self._stop_requested = self._run_is_open = False
+        self._clock = 0.0
 
     def train(self) -> list[Row]:
         """Run the iterations that are left, up to `stop_after`; returns `history`."""
@@ -94,6 +90,7 @@ class Trainer:
             name = "--stop-after" if self.config.stop_after else "--iterations"
             raise ValueError(f"{name} {last} iterations are done already; resume with a larger number to go on")
         self._stop_requested = False
+        self._clock = time.perf_counter()
         self.rollout.start()
         for callback in self.callbacks:
             callback.on_train_start(self)
@@ -134,7 +131,6 @@ class Trainer:
         learning = time.perf_counter()
         metrics = self.learn()
         rollout_s, update_s = collected - started, time.perf_counter() - learning
-        self.elapsed_s += rollout_s + update_s
         steps = self.env.num_envs * len(self.buffer.actions)
         self.iteration += 1
         self.env_steps += steps
@@ -145,7 +141,8 @@ class Trainer:
         self._record(row)
         if self.config.checkpoint_freq and self.iteration % self.config.checkpoint_freq == 0:
             self.save(f"iteration_{self.iteration:06d}")
-            self.save("latest")
+            if not is_last:  # `train` saves it
+                self.save("latest")
 
     def learn(self) -> Row:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
@@ -166,11 +163,11 @@ class Trainer:
 
     def _open_run(self) -> None:
         """Create the run folder and loggers; a new run is evaluated before its first update."""
-        self.run = self.run.create(self.config, getattr(self.env, "spec", {}))
+        self.run = self.run.create(self.config, self.env_spec)
         self._run_is_open = True
         if self.given_loggers is None:
             place = {"iteration": self.iteration, "env_steps": self.env_steps}
-            self.loggers = default_loggers(self.config, self.run.path, **place)
+            self.loggers = default_loggers(self.config, self.env_spec, self.run.path, **place)
         else:
             self.loggers = list(self.given_loggers)
         if self.iteration == 0 and self.eval_env is not None:
@@ -180,6 +177,7 @@ class Trainer:
         """Evaluate the parameters as they are now, keep the best, log pictures."""
         if self.eval_env is None:
             return {}
+        started = time.perf_counter()
         result = self.evaluate()
         if result.score > self.best_score:
             self.best_score, self.best_iteration = result.score, self.iteration
@@ -188,12 +186,16 @@ class Trainer:
             drawn = figures()
             for logger in self.loggers:
                 logger.log_figures(self.env_steps, drawn)
-        return {f"eval/{name}": value for name, value in result.summary.items()}
+        row = {f"eval/{name}": value for name, value in result.summary.items()}
+        return row | {"time/eval_s": time.perf_counter() - started}
 
     def _record(self, row: Row) -> None:
         agent_steps = self.env_steps * len(self.spec.agents)
         counters = {"iteration": self.iteration, "env_steps": self.env_steps, "agent_steps": agent_steps}
-        row = counters | row | {"time/elapsed_s": self.elapsed_s}
+        now = time.perf_counter()
+        self.elapsed_s, self._clock = self.elapsed_s + now - self._clock, now
+        overall = {"time/elapsed_s": self.elapsed_s, "time/overall_steps_per_s": self.env_steps / self.elapsed_s}
+        row = counters | row | overall
         self.history.append(row)
         for logger in self.loggers:
             logger.log(self.env_steps, row)
@@ -205,14 +207,14 @@ class Trainer:
         env_state = getattr(self.env, "state_dict", None)
         return {
             "config": self.config.to_dict(),
-            "env": {"spec": dict(getattr(self.env, "spec", {})), "num_envs": self.env.num_envs},
+            "env": {"spec": self.env_spec, "num_envs": self.env.num_envs},
             "env_state": env_state() if env_state else None,
             "policy": self.policy.payload(),
             **{name: module.state_dict() for name, module in self._modules().items()},
-            "generator": self.generator.get_state(),
+            "generator": {"device": self.device.type, "state": self.generator.get_state()},
             "rollout": self.rollout.state_dict(),
             "progress": {name: getattr(self, name) for name in PROGRESS},
-            "run_dir": str(self.run.path),
+            "run_dir": str(self.run.path.resolve()),
             "versions": versions(),
         }
 
@@ -221,7 +223,10 @@ class Trainer:
         self.policy.load_state_dict(state["policy"]["weights"])
         for name, module in self._modules().items():
             module.load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
+        if (device := state["generator"]["device"]) == self.device.type:
+            self.generator.set_state(state["generator"]["state"])
+        else:  # no two types of device have the same generator; this one is seeded as for a new run
+            self.notes.append(f"--device {device} -> {self.device.type}: random numbers start anew")
         for name in PROGRESS:
             setattr(self, name, state["progress"][name])
         load_env = getattr(self.env, "load_state_dict", None)
@@ -256,33 +261,44 @@ class Trainer:
         content = read_file(path)
         if "rollout" not in content:
             raise ValueError(f"{path} holds only a policy; resume from a checkpoint of a run, such as latest.pt")
-        check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
-        stored = TrainConfig.from_dict(content["config"])
-        config = resumed_config(stored, overrides)
-        run = RunFolder.of_checkpoint(Path(path), content["run_dir"])
-        if run and "checkpoint_dir" in overrides:
-            run = replace(run, checkpoint_dir=Path(overrides["checkpoint_dir"]))
+        with unpacking(path):
+            check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
+            stored, run_dir = TrainConfig.from_dict(content["config"]), content["run_dir"]
+        config = checked_config(stored.resumed(overrides))
+        run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
+        run = run or RunFolder.new(replace(config, experiment_name=None), len(EnvSpec.of(env).agents))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
+        trainer.notes += run.resume_notes(Path(path), run_dir)
         if config.iterations != stored.iterations and "linear" in (config.lr_schedule, config.ent_schedule):
             total = f"--iterations {stored.iterations} -> {config.iterations}"
             trainer.notes.append(f"{total}: the schedule is stretched to the new total")
-        trainer.load_state_dict(content)
+        with unpacking(path):
+            trainer.load_state_dict(content)
+        if not (run.checkpoints / "best.pt").exists():  # of another folder: the next evaluation is the best in this
+            trainer.best_score, trainer.best_iteration = -math.inf, -1
         return trainer
 
 
 PROGRESS = ("iteration", "env_steps", "best_score", "best_iteration", "elapsed_s")
 
 
-def resumed_config(stored: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The stored config with overrides; `stop_after` is not kept, what the networks depend on cannot change."""
-    for name, value in overrides.items():
-        if name not in RESUME_MAY_CHANGE and value != getattr(stored, name, None):
-            now = getattr(stored, name, "unknown")
-            raise ValueError(
-                f"{flag(name)} {value} cannot change on resume (the checkpoint has {now}); "
-                f"these can: {', '.join(flag(name) for name in RESUME_MAY_CHANGE)}"
-            )
-    return replace(stored, **{"stop_after": None, **overrides})
+def checked_config(config: TrainConfig | None) -> TrainConfig:
+    """The settings, with a checkpoint folder that stays the same wherever a resume is started."""
+    if config is None:
+        return TrainConfig()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config must be a TrainConfig, got {type(config).__name__}; try TrainConfig(**settings)")
+    folder = config.checkpoint_dir
+    return replace(config, checkpoint_dir=str(Path(folder).resolve())) if folder else config
+
+
+def checked_env_spec(env: VecEnv) -> dict[str, Any]:
+    """The env's keyword arguments, which config.json and every checkpoint must be able to hold."""
+    spec = getattr(env, "spec", {})
+    try:
+        return json.loads(json.dumps(dict(spec)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"env.spec must hold plain values that JSON knows ({error}); got {spec!r}") from error
 
 
 def update_settings(config: TrainConfig, num_minibatches: int) -> UpdateSettings:

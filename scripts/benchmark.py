@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -177,7 +177,7 @@ def measure_train(args: Args) -> list[Rate]:
     with tempfile.TemporaryDirectory() as folder:
 
         def train() -> None:
-            settings = {"scenario": args.scenario, "device": args.device}
+            settings: dict[str, Any] = {"scenario": args.scenario, "device": args.device}
             env = envs.make(**settings, num_envs=512, seed=42)
             eval_env = envs.make(**settings, split="val", evaluation=True)
             Trainer(env, TrainConfig(iterations=10, runs_dir=folder), eval_env).train()

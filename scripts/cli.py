@@ -2,17 +2,19 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from mappo.checkpoint import read_file
+from mappo.checkpoint import read_file, unpacking
+from mappo.run_folder import find_checkpoint
 
 USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 Args = TypeVar("Args")
 
 
@@ -32,28 +34,45 @@ def parse(kind: type[Args], argv: Sequence[str], *, default: Args | None = None,
         if stop.code != USER_ERROR:
             raise
     lines = [re.sub(r"^[│╭╰─\s]+|[│╮╯─\s]+$", "", line) for line in box.getvalue().splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
-    raise ValueError(text.replace("Error parsing train: ", "").replace(" For full", ". For full"))
+    text = " ".join(line for line in lines if line).replace("Error parsing train: ", "")
+    raise ValueError(re.sub(r"\.? For full", ". For full", text))
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The value that the command line gives a flag, for what must be known before the others get their defaults."""
+    for i, word in enumerate(argv):
+        if word == flag:
+            return argv[i + 1] if i + 1 < len(argv) else ""
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a script; a wrong setting becomes one line on stderr and exit code 2."""
+    """Run a script; a wrong setting, or a place that cannot be written, becomes one line on stderr and exit code 2."""
     try:
         command()
-    except ValueError as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at exit complains
+        raise SystemExit(1) from None
+    except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """A run's checkpoint: a file, or the best one of a run folder.
+def read_checkpoint(path: str, names: Sequence[str] = ("best", "latest")) -> dict[str, Any]:
+    """A run's checkpoint: a file, or of a run folder the first of `names` that exists.
 
     Raises:
         ValueError: no such file, or a file that is no checkpoint of a run.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / "checkpoints" / "best.pt"
+    if not path:
+        raise ValueError("a checkpoint or a run folder must be given, got an empty name; see the folders in runs/")
+    file = find_checkpoint(path, names)
     content = read_file(file)
     if "config" not in content:
         raise ValueError(f"{file} holds only a policy; give a checkpoint of a run, such as latest.pt")
@@ -66,7 +85,8 @@ def env_keywords(checkpoint: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run was trained on an env that is not built by `envs.make`.
     """
-    spec = dict(checkpoint["env"]["spec"])
+    with unpacking(checkpoint["path"]):
+        spec = dict(checkpoint["env"]["spec"])
     if "scenario" not in spec:
         raise ValueError(f"{checkpoint['path']} was not trained on a microgrid scenario; load it in Python instead")
     return spec

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import envs
 from mappo import load_policy
-from mappo.checkpoint import check_fits
+from mappo.checkpoint import check_fits, unpacking
 from mappo.evaluate import evaluate
 from mappo.spaces import EnvSpec
 
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = read_checkpoint(args.run)
     keywords = env_keywords(checkpoint) | {"num_envs": None, "split": args.split, "evaluation": True, "device": "cpu"}
     env = envs.make(**keywords)
-    check_fits(EnvSpec.from_dict(checkpoint["policy"]["spec"]), EnvSpec.of(env), checkpoint["path"])
+    with unpacking(checkpoint["path"]):
+        check_fits(EnvSpec.from_dict(checkpoint["policy"]["spec"]), EnvSpec.of(env), checkpoint["path"])
     policies = {"policy": load_policy(checkpoint["path"]), "idle": Idle(env.idle_action())}
     results = {name: evaluate(policy, env).summary for name, policy in policies.items()}
     if args.json:

@@ -1,5 +1,6 @@
 """Train MAPPO or IPPO on networked microgrids: `python scripts/train.py --algo mappo`."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -7,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import tyro
-from cli import env_keywords, parse, read_checkpoint, run_command
+from cli import INTERRUPTED, env_keywords, parse, read_checkpoint, run_command, value_of
 from rich.console import Console
 
 import envs
 from mappo import TrainConfig, Trainer
 from mappo.callbacks import ConsoleCallback, banner
-from mappo.config import PRESETS
+from mappo.checkpoint import unpacking
+from mappo.config import INSTEAD_OF, PRESETS, flag
 
 ALIASES = {
     "--lambda": "--gae-lambda",
@@ -71,55 +73,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     defaults = _defaults(argv, checkpoint)
     args = parse(Args, argv, default=defaults, description=__doc__)
     config = _config(args, defaults)
+    if config.algo == "ippo" and value_of(argv, "--critic-state") is not None:
+        raise ValueError(
+            f"--critic-state {args.critic_state} contradicts --algo ippo, whose critic sees own observations only; "
+            "leave it out, or use --algo mappo"
+        )
     console = Console(soft_wrap=True)
     env, trainer = _build(args, config, defaults, checkpoint, console)
     if not (args.quiet or args.json):
         banner(console, f"{config.algo.upper()} on {args.scenario}", _facts(args, trainer, env))
-    signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer))
+    signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer, console))
     trainer.train()
-    if not args.json:
+    if not (args.quiet or args.json):
         _closing(console, trainer)
 
 
 def _canonical(word: str) -> str:
-    """`--lambda=0.9` -> `--gae-lambda=0.9`."""
-    flag, equals, value = word.partition("=")
-    return ALIASES.get(flag, flag) + equals + value
+    """`--lambda=0.9` -> `--gae-lambda=0.9`; underscores in a flag are hyphens."""
+    name, equals, value = word.partition("=")
+    if name.startswith("--"):
+        name = name.replace("_", "-")
+    return ALIASES.get(name, name) + equals + value
 
 
 def _peek_checkpoint(argv: Sequence[str]) -> dict[str, Any] | None:
-    path = _value_of(argv, "--resume")
-    return None if path is None else read_checkpoint(_latest(path))
-
-
-def _latest(path: str) -> str:
-    """A run folder stands for its latest checkpoint when a run goes on."""
-    return path if path.endswith(".pt") else f"{path}/checkpoints/latest.pt"
-
-
-def _value_of(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag that must be known before the others get their defaults."""
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+    path = value_of(argv, "--resume")
+    if path is None:
+        return None
+    for other in ("--init-from", "--preset", "--test"):
+        if value_of(argv, other) is not None:
+            raise ValueError(
+                f"--resume contradicts {other}: a resumed run has its own start and settings; give one of them"
+            )
+    return read_checkpoint(path, ("latest",))
 
 
 def _defaults(argv: Sequence[str], checkpoint: dict[str, Any] | None) -> Args:
     """Defaults of every flag: the checkpoint's settings on resume, else the preset's, else those of --test."""
+    given = [name for name in INSTEAD_OF if value_of(argv, flag(name)) is not None]
     if checkpoint is not None:
         keywords = env_keywords(checkpoint)
         mine = {name: keywords[name] for name in ENV_FLAGS if name in keywords}
-        stored = TrainConfig.from_dict(checkpoint["config"])
-        return Args(train=replace(stored, stop_after=None), share_reward=stored.reward_mode != "individual", **mine)
-    name = _value_of(argv, "--preset") or "microgrid"
+        with unpacking(checkpoint["path"]):
+            stored = replace(TrainConfig.from_dict(checkpoint["config"]), stop_after=None).making_way_for(given)
+        return Args(train=stored, share_reward=stored.reward_mode != "individual", **mine)
+    name = value_of(argv, "--preset")
+    name = "microgrid" if name is None else name
     if name not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    preset = PRESETS[name].making_way_for(given)
     if "--test" in argv:
-        return Args(train=replace(PRESETS[name], iterations=3, eval_every=1, checkpoint_freq=1), num_envs=32)
-    return Args(train=PRESETS[name])
+        return Args(train=replace(preset, iterations=3, eval_every=1, checkpoint_freq=1), num_envs=32)
+    return Args(train=preset)
 
 
 def _config(args: Args, defaults: Args) -> TrainConfig:
@@ -178,9 +183,12 @@ def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, st
     reward = {"mean": "mean of the agents'", "sum": "sum of the agents'", "individual": "each agent's own"}
     scale = env.scenario.episode.reward_scale_usd
     steps = env.num_envs * trainer.config.rollout_steps(env.num_envs)
+    state = f"the {args.critic_state} state of {env.state_dim} numbers"
+    own = "each agent's own observation"
+    sees = {"own": own, "state": state, "state+own": f"{state} and {own}"}[trainer.critic.view]
     return {
         "experiment": trainer.run.path.name,
-        "algorithm": f"{config.algo}, critic sees {trainer.critic.view} ({args.critic_state} state of {env.state_dim})",
+        "algorithm": f"{config.algo}, the critic sees {sees}",
         "policies": f"{config.policy_sharing}, {len(env.agents)} agents: {', '.join(env.agents)}",
         "reward": f"{reward[config.reward_mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
         "the Reward column sums it over an episode",
@@ -191,21 +199,25 @@ def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, st
     }
 
 
-def _interrupt(trainer: Trainer) -> None:
+def _interrupt(trainer: Trainer, console: Console) -> None:
     """Ctrl-C: finish the iteration and save; a second one stops at once."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stop_at_once(*_: object) -> None:
+        console.show_cursor()  # the progress bar hides it
+        os._exit(INTERRUPTED)  # an exception might be swallowed by whatever runs; checkpoints are written atomically
+
+    signal.signal(signal.SIGINT, stop_at_once)
     print("\ninterrupted: finishing this iteration, then saving (Ctrl-C again to stop at once)", file=sys.stderr)
     trainer.request_stop()
 
 
 def _closing(console: Console, trainer: Trainer) -> None:
     folder = trainer.run.path
-    latest = trainer.run.checkpoints / "latest.pt"
     left = trainer.config.iterations - trainer.iteration
     more = "" if left else f" --iterations {2 * trainer.config.iterations}"
     console.print(f"evaluate: python scripts/evaluate.py {folder}", highlight=False)
-    console.print(f"resume:   python scripts/train.py --resume {latest}{more}", highlight=False)
-    console.print(f"plot:     tensorboard --logdir {trainer.config.runs_dir}", highlight=False)
+    console.print(f"resume:   python scripts/train.py --resume {folder}{more}", highlight=False)
+    console.print(f"plot:     tensorboard --logdir {folder.parent}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,12 @@ BAD_INPUTS = {
     "contradiction": (("--independent-policies", "--policy-sharing", "grouped"), "--independent-policies contradicts"),
     "workers": (("--num-workers", "2"), "--num-workers must be 0"),
     "batch": (("--train-batch-size", "1000"), "--train-batch-size 1000 must be a multiple of --num-envs 512"),
+    "resume and test": (("--resume", "runs/x", "--test"), "--resume contradicts --test"),
+    "resume and preset": (("--resume", "runs/x", "--preset", "particle"), "--resume contradicts --preset"),
+    "resume and init-from": (("--resume=runs/x", "--init-from=runs/y"), "--resume contradicts --init-from"),
+    "resume what": (("--resume=",), "a checkpoint or a run folder must be given, got an empty name"),
+    "ippo's state": (("--algo", "ippo", "--critic-state", "full"), "--critic-state full contradicts --algo ippo"),
+    "seed": (("--seed", str(2**63)), "--seed must be from 0 to 2**63 - 1; got 9223372036854775808. For"),
 }
 
 
@@ -174,6 +180,78 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing_behind(case: str, 
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--runs-dir", "--checkpoint-dir"])
+def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing_behind(flag: str, tmp_path: Path) -> None:
+    result = run("train.py", flag, "/proc/x", *TINY, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"{flag} must be a folder that can be written to; got /proc/x" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_stands_for_its_checkpoints_wherever_they_are(tmp_path: Path) -> None:
+    first = run("train.py", "--iterations", "1", "--checkpoint-dir", "kept", *TINY, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    name = only_run(tmp_path).name
+    assert {path.name for path in (tmp_path / "kept" / name).iterdir()} == {"best.pt", "latest.pt"}
+    commands = dict(line.split(":", 1) for line in first.stdout.splitlines() if line.startswith(("evaluate", "resume")))
+    for command in commands.values():
+        script, *flags = command.replace("python scripts/", "").split()
+        result = run(script, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    again = run("train.py", "--init-from", f"runs/{name}", "--iterations", "1", *TINY, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_minibatch_flag_replaces_the_presets(tmp_path: Path) -> None:
+    flags = ("--preset", "particle", "--minibatch-size", "50", "--num-envs", "4", "--hidden-dim", "8", "--quiet")
+    result = run("train.py", *flags, "--iterations", "1", "--num-epochs", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("best evaluation: score")
+    assert result.stdout.count("\n") == 1, "--quiet prints only the best evaluation"
+    more = ("--iterations", "2", "--num-minibatches", "1", "--quiet")
+    resumed = run("train.py", "--resume", str(only_run(tmp_path)), *more, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_the_banner_of_ippo_does_not_speak_of_the_state(tmp_path: Path) -> None:
+    result = run("train.py", "--algo", "ippo", "--iterations", "1", *TINY, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "ippo, the critic sees each agent's own observation" in result.stdout
+    assert "state" not in result.stdout
+
+
+def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--num-envs", "512", "--num-epochs", "50"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env=environment) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("Iter |"):
+                break
+        process.send_signal(signal.SIGINT)
+        while "interrupted" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == ""
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_closed_pipe_ends_the_script_quietly(flags: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--iterations", "500", *TINY, *flags]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_training_on_the_microgrid_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_resume_works_in_the_middle_of_a_week(tmp_path: Path) -> None:
-    week = {"horizon": "week"}
+    week: dict[str, Any] = {"horizon": "week"}
     straight = trainer(tmp_path / "a", env=week, iterations=4, gamma=0.99, num_steps=30)
     straight.train()
     half = trainer(tmp_path / "b", env=week, iterations=4, stop_after=2, gamma=0.99, num_steps=30)
@@ -83,6 +83,26 @@ def test_variants_train_and_their_policies_load(settings: dict[str, Any], tmp_pa
     policy = load_policy(run.run.checkpoints / "latest.pt")
     obs, _ = run.env.reset()
     assert torch.equal(policy.act(obs), run.policy.act(obs))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_plays_as_a_cpu_trains_and_its_run_goes_on_without_one(tmp_path: Path) -> None:
+    on = {device: envs.make(num_envs=8, seed=1, device=device) for device in ("cpu", "cuda")}
+    for start in zip(*(env.reset() for env in on.values()), strict=True):
+        torch.testing.assert_close(start[0], start[1].cpu(), atol=1e-4, rtol=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):  # into the second day
+        actions = 2 * torch.rand(on["cpu"].action_shape, generator=generator) - 1
+        here, there = (env.step(actions.to(env.device)) for env in on.values())
+        for name in ("obs", "state", "rewards", "truncated"):
+            torch.testing.assert_close(getattr(here, name), getattr(there, name).cpu(), atol=1e-3, rtol=1e-3)
+    run = trainer(tmp_path, env={"device": "cuda"}, iterations=3, stop_after=2)
+    run.train()
+    rest = Trainer.resume(run.run.checkpoints / "latest.pt", envs.make(num_envs=8, seed=1))
+    assert "--device cuda -> cpu: random numbers start anew" in rest.notes
+    rest.train()
+    assert rest.iteration == 3
 
 
 def test_curtailment_and_quarter_hours_train(tmp_path: Path) -> None:

@@ -35,6 +35,54 @@ def test_missing_damaged_and_foreign_files_are_told(tmp_path: Path) -> None:
         load_policy(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize("content", [b"hello", b"", b"\x80\x04K\x01.", b"PK\x03\x04"])
+def test_foreign_bytes_are_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "foreign.pt"
+    path.write_bytes(content)
+    for read in (load_policy, lambda path: Trainer.resume(path, TargetEnv())):
+        with pytest.raises(ValueError, match=r"foreign.pt (is damaged or no checkpoint|must have format)"):
+            read(path)
+
+
+def test_a_truncated_file_is_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    make_trainer().policy.save(path)
+    whole = path.read_bytes()
+    for length in (10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut.pt is damaged or no checkpoint"):
+            load_policy(path)
+
+
+@pytest.fixture
+def run_checkpoint(make_trainer: MakeTrainer) -> Path:
+    trainer = make_trainer(stop_after=1)
+    return trainer.run.checkpoints / "latest.pt" if trainer.train() else Path()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("policy", "spec"), ("policy", "weights"), ("policy", "spec", "agents"), ("config",), ("progress", "iteration"),
+     ("critic",), ("generator",), ("run_dir",), ("env_state",), ("rollout", "pending", "obs")],
+)  # fmt: skip
+def test_a_file_that_lacks_a_part_is_told(run_checkpoint: Path, place: tuple[str, ...]) -> None:
+    content = read_file(run_checkpoint)
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    del inner[place[-1]]
+    write_file(content, run_checkpoint)
+    with pytest.raises(ValueError, match=r"latest.pt is damaged or was written by another version: .+"):
+        Trainer.resume(run_checkpoint, TargetEnv())
+
+
+@pytest.mark.parametrize("place", ["policy", "critic", "actor_optimizer", "value_norm"])
+def test_parts_of_another_kind_are_told(run_checkpoint: Path, place: str) -> None:
+    write_file(read_file(run_checkpoint) | {place: [1, 2]}, run_checkpoint)
+    with pytest.raises(ValueError, match=r"latest.pt is damaged or was written by another version: .+"):
+        Trainer.resume(run_checkpoint, TargetEnv())
+
+
 def test_a_checkpoint_that_does_not_fit_names_what_differs(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.train()

@@ -44,6 +44,16 @@ def test_unknown_keys_are_errors() -> None:
         ({"minibatch_size": 4, "num_minibatches": 4}, "give one of them"),
         ({"stop_after": 101}, "--stop-after 101 must not exceed --iterations 100"),
         ({"log_std_init": 3.0}, "--log-std-init must be in"),
+        ({"iterations": 2.5}, "--iterations must be a whole number, such as 10; got 2.5, a float"),
+        ({"iterations": "10"}, "--iterations must be a whole number, such as 10; got '10', a str"),
+        ({"iterations": True}, "--iterations must be a whole number, such as 10; got True, a bool"),
+        ({"num_steps": 24.0}, "--num-steps must be a whole number, such as 10; got 24.0, a float"),
+        ({"gamma": None}, "--gamma must be a number; got None"),
+        ({"value_clip": 1}, "--value-clip must be True or False; got 1"),
+        ({"runs_dir": None}, "--runs-dir must be text; got None"),
+        ({"algo": ["mappo"]}, r"--algo must be one of mappo, ippo; got \['mappo'\]"),
+        ({"seed": 2**63}, "--seed must be from 0 to 2\\*\\*63 - 1; got 9223372036854775808"),
+        ({"lr": float("inf")}, "--lr must be above 0; got inf"),
     ],
 )
 def test_bad_settings_name_flag_rule_and_value(settings: dict[str, Any], message: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 
 from mappo import TrainConfig, Trainer
-from mappo.callbacks import ConsoleCallback, banner
-from mappo.logger import CsvLogger, RunFolder
+from mappo.callbacks import ConsoleCallback, banner, table_columns
+from mappo.logger import CsvLogger
+from mappo.run_folder import RunFolder
+from mappo.vec_env import MetricSpec
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import TargetEnv
 
@@ -55,6 +57,24 @@ def test_tensorboard_has_the_groups_over_env_steps(make_trainer: MakeTrainer) ->
     assert [event.step for event in events.Scalars("eval/score")] == [0, 160]
 
 
+def test_tensorboards_hparams_hold_the_envs_settings_too(make_trainer: MakeTrainer) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
+
+    env = TargetEnv()
+    env.spec |= {"scenario": "toy", "penalty": 2.0, "nested": {"a": [1]}}
+    trainer = make_trainer(env, tensorboard=True)
+    trainer.train()
+    events = EventAccumulator(str(trainer.run.path))
+    events.Reload()
+    data = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
+    hparams = data.session_start_info.hparams
+    assert hparams["env/scenario"].string_value == "toy"
+    assert hparams["env/num_envs"].number_value == 16
+    assert hparams["env/penalty"].number_value == 2
+    assert hparams["num_steps"].number_value == 5
+
+
 def run_with(make_trainer: MakeTrainer, **options: bool) -> tuple[Trainer, str]:
     out = io.StringIO()
     trainer = make_trainer(TargetEnv(horizon=5), TargetEnv(4))
@@ -64,15 +84,23 @@ def run_with(make_trainer: MakeTrainer, **options: bool) -> tuple[Trainer, str]:
 
 
 def test_the_console_shows_aligned_rows_in_a_pipe(make_trainer: MakeTrainer) -> None:
-    _, text = run_with(make_trainer)
+    trainer, text = run_with(make_trainer)
     rows = [line for line in text.splitlines() if "|" in line]
     assert [cell.strip() for cell in rows[0].split("|")] == [
         *("Iter", "Reward", "Cost", "Episodes", "Env steps", "Steps/s", "Time")
     ]
     assert len(rows) == 3
     assert len({len(row) for row in rows}) == 1
-    assert "evaluation at iteration 0: score" in text
+    evaluations = [line for line in text.splitlines() if line.startswith("evaluation at iteration")]
+    assert [line.split(":")[0][-1] for line in evaluations] == ["0", "2"]
+    cost = trainer.history[-1]["eval/cost"]
+    assert evaluations[-1].split(", ")[2].startswith(f"Cost {cost:.2f}")
     assert "best.pt" in text
+
+
+def test_a_metric_may_choose_the_format_of_its_column() -> None:
+    share = MetricSpec(name="violating", unit="1", reduce="mean", column="Violations", format=".2%")
+    assert ("Violations", "train/violating", ".2%") in table_columns([share])
 
 
 def test_json_rows_can_be_read_back(make_trainer: MakeTrainer) -> None:

@@ -40,6 +40,28 @@ def test_actions_stay_in_bounds_and_samples_vary(make_trainer: MakeTrainer) -> N
     assert (policy.act(obs) == 1).all()
 
 
+def test_obs_of_another_type_are_taken(make_trainer: MakeTrainer) -> None:
+    env = TargetEnv(8)
+    policy = make_trainer(env).policy
+    obs, _ = env.reset()
+    assert torch.equal(policy.act(obs.double()), policy.act(obs))
+
+
+def test_a_policy_does_not_care_what_its_critic_saw(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    class Wider(TargetEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.state_dim += 1
+
+    make_trainer().policy.save(tmp_path / "policy.pt")
+    wider = make_trainer(Wider(), seed=7)
+    wider.policy.start_from(tmp_path / "policy.pt")
+    obs, _ = TargetEnv().reset()
+    assert torch.equal(wider.policy.act(obs), load_policy(tmp_path / "policy.pt").act(obs))
+    with pytest.raises(ValueError, match=r"agents: "):
+        make_trainer(TargetEnv(8, (1, 1))).policy.start_from(tmp_path / "policy.pt")
+
+
 def test_wrong_calls_are_told(make_trainer: MakeTrainer) -> None:
     policy = make_trainer().policy
     with pytest.raises(ValueError, match=r"act: obs must be \(B, 3, 2\); got \(3, 2\)"):

@@ -1,6 +1,8 @@
 """Whole runs: learning, determinism, exact resume, what is on disk, messages."""
 
 import csv
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mappo import Trainer, load_policy
+from mappo import TrainConfig, Trainer, load_policy
+from mappo.checkpoint import read_file, write_file
 from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import ConstantEnv, MortalEnv, TargetEnv
@@ -83,7 +86,8 @@ def test_a_resume_continues_the_same_table(make_trainer: MakeTrainer) -> None:
     first = make_trainer(iterations=4, checkpoint_freq=2)
     first.train()
     again = Trainer.resume(first.run.checkpoints / "iteration_000002.pt", TargetEnv(), iterations=5)
-    assert again.notes == ["--iterations 4 -> 5: the schedule is stretched to the new total"]
+    assert "iteration_000002.pt is not the latest checkpoint of its run: later rows and checkpoints" in again.notes[0]
+    assert again.notes[1:] == ["--iterations 4 -> 5: the schedule is stretched to the new total"]
     again.train()
     assert again.run == first.run
     with (first.run.path / "metrics.csv").open() as file:
@@ -206,3 +210,94 @@ def test_the_config_decides_the_weights_not_the_env_seed(make_trainer: MakeTrain
 def test_evaluate_needs_an_eval_env(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match=r"evaluate needs an eval_env"):
         make_trainer().evaluate()
+
+
+def test_a_resume_on_another_type_of_device_draws_anew_and_says_so(make_trainer: MakeTrainer) -> None:
+    first = make_trainer(stop_after=1)
+    first.train()
+    latest = first.run.checkpoints / "latest.pt"
+    content = read_file(latest)
+    # what a CUDA generator's state looks like to a CPU generator: of another size
+    write_file(content | {"generator": {"device": "cuda", "state": torch.zeros(16, dtype=torch.uint8)}}, latest)
+    again = Trainer.resume(latest, TargetEnv())
+    assert again.notes == ["--device cuda -> cpu: random numbers start anew"]
+    again.train()
+    assert again.iteration == 2
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_kept_apart_and_found(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")  # of another program
+    runs = [make_trainer(checkpoint_dir="ckpts", experiment_name=name, stop_after=1) for name in ("a", "b")]
+    for run in runs:
+        run.train()
+        assert run.run.checkpoints == tmp_path / "ckpts" / run.run.path.name
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = Trainer.resume(tmp_path / "ckpts" / "b" / "latest.pt", TargetEnv())
+    assert not again.notes
+    again.train()
+    assert again.run.path == runs[1].run.path
+    assert read_file(tmp_path / "ckpts" / "a" / "latest.pt")["progress"]["iteration"] == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_resume_whose_run_folder_is_gone_begins_a_new_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    first = make_trainer(eval_env=TargetEnv(4), stop_after=1, experiment_name="mine", checkpoint_dir=str(tmp_path))
+    first.train()
+    shutil.rmtree(first.run.path)
+    again = Trainer.resume(tmp_path / "mine" / "latest.pt", TargetEnv(), TargetEnv(4))
+    assert "mine is gone: a new one is begun" in again.notes[0]
+    again.train()
+    assert again.run.path != first.run.path
+    assert (again.run.checkpoints / "best.pt").exists(), "the best evaluation that is reported must have a checkpoint"
+
+
+@pytest.mark.parametrize("setting", ["runs_dir", "checkpoint_dir"])
+def test_a_folder_that_cannot_be_made_is_told_and_leaves_nothing(
+    make_trainer: MakeTrainer, tmp_path: Path, setting: str
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    settings: dict[str, Any] = {"runs_dir": str(tmp_path / "runs" / "deep"), setting: str(blocked / "deep")}
+    with pytest.raises(
+        ValueError, match=rf"--{setting.replace('_', '-')} must be a folder that can be written to; got"
+    ):
+        make_trainer(**settings).train()
+    assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_what_the_trainer_cannot_store_is_refused_at_once(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    env = TargetEnv()
+    env.spec = {"network": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"env.spec must hold plain values that JSON knows .*Tensor"):
+        make_trainer(env)
+    with pytest.raises(ValueError, match=r"config must be a TrainConfig, got dict"):
+        Trainer(TargetEnv(), {"algo": "mappo"})  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_elapsed_time_is_that_of_the_clock(make_trainer: MakeTrainer) -> None:
+    class Slow(TargetEnv):
+        def reset(self) -> tuple[torch.Tensor, torch.Tensor]:
+            time.sleep(0.1)
+            return super().reset()
+
+    trainer = make_trainer(eval_env=Slow(4), iterations=2, eval_every=1)
+    history = trainer.train()
+    assert history[-1]["time/elapsed_s"] > 0.3
+    assert history[-1]["time/eval_s"] > 0.1
+    overall = history[-1]["env_steps"] / history[-1]["time/elapsed_s"]
+    assert history[-1]["time/overall_steps_per_s"] == pytest.approx(overall)
+    rest = Trainer.resume(trainer.run.checkpoints / "latest.pt", TargetEnv(), iterations=3).train()
+    assert history[-1]["time/elapsed_s"] < rest[0]["time/elapsed_s"]
+
+
+def test_one_way_to_size_minibatches_replaces_the_other_on_resume(make_trainer: MakeTrainer) -> None:
+    first = make_trainer(num_minibatches=2)
+    first.train()
+    again = Trainer.resume(first.run.checkpoints / "latest.pt", TargetEnv(), iterations=3, minibatch_size=20)
+    assert (again.config.minibatch_size, again.config.num_minibatches) == (20, None)
+    assert TrainConfig(minibatch_size=20).making_way_for(["num_minibatches"]) == TrainConfig()
