@@ -183,7 +183,7 @@ class Trainer:
             self.best_score, self.best_iteration = result.score, self.iteration
             self.save("best")
         if figures := getattr(self.eval_env, "figures", None):
-            drawn = figures()
+            drawn = {f"figures/{name}": figure for name, figure in figures().items()}
             for logger in self.loggers:
                 logger.log_figures(self.env_steps, drawn)
         row = {f"eval/{name}": value for name, value in result.summary.items()}
