@@ -217,7 +217,8 @@ def _closing(console: Console, trainer: Trainer) -> None:
     more = "" if left else f" --iterations {2 * trainer.config.iterations}"
     console.print(f"evaluate: python scripts/evaluate.py {folder}", highlight=False)
     console.print(f"resume:   python scripts/train.py --resume {folder}{more}", highlight=False)
-    console.print(f"plot:     tensorboard --logdir {folder.parent}", highlight=False)
+    console.print(f"plot:     python scripts/plot.py {folder}", highlight=False)
+    console.print(f"curves:   tensorboard --logdir {trainer.config.runs_dir}", highlight=False)
 
 
 if __name__ == "__main__":

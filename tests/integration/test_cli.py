@@ -87,6 +87,25 @@ def test_evaluate_prints_the_policy_beside_idle(trained: tuple[Path, str]) -> No
     assert report["policy"]["j_usd_per_day"] != report["idle"]["j_usd_per_day"]
 
 
+def test_plot_draws_the_curves_of_a_run(trained: tuple[Path, str], tmp_path: Path) -> None:
+    result = run("plot.py", str(only_run(trained[0])), "--out", "curves.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    missing = run("plot.py", "nowhere", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "nowhere holds no metrics.csv" in missing.stderr
+
+
+def test_benchmark_measures_every_stage(tmp_path: Path) -> None:
+    small = ("--num-envs", "8", "--repetitions", "1", "--json")
+    result = run("benchmark.py", "power-flow", "env", "rollout", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rates = json.loads(result.stdout)["rates"]
+    assert {rate["stage"] for rate in rates} == {"power-flow", "env", "rollout"}
+    assert all(0 < rate["lowest"] <= rate["median"] <= rate["highest"] for rate in rates)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resume_from_the_command_line_equals_an_uninterrupted_run(tmp_path: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     for folder in (straight, stopped):
