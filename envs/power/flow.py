@@ -11,6 +11,7 @@ two (real, imaginary), because the hot loop is a real matrix product.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,7 @@ def solve_power_flow(
 
     Args:
         net: the network, N buses and R regulators.
-        p_mw: (B, N) or (N,) real injections, generation positive.
+        p_mw: (B, N) real injections, generation positive. Here and below one row, (N,) or (1, N), is for all copies.
         q_mvar: like `p_mw`, reactive.
         tap: (B, R) tap positions of `net.regulators`; None: neutral.
         tolerance_pu: largest change of a voltage in the last sweep; default 1e-10 in float64, 1e-6 in float32.
@@ -72,23 +73,11 @@ def solve_power_flow(
     Raises:
         ValueError: wrong shapes or dtypes, or a tolerance that is not positive.
     """
-    p_mw, q_mvar = torch.atleast_2d(p_mw), torch.atleast_2d(q_mvar)
-    count = len(net.regulators)
-    tap = p_mw.new_zeros(len(p_mw), count) if tap is None else torch.atleast_2d(tap).to(p_mw)
-    if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
-        raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
-    buses = net.num_buses
-    if q_mvar.dtype != p_mw.dtype:
-        raise ValueError(f"q_mvar must have the dtype of p_mw, {p_mw.dtype}, got {q_mvar.dtype}")
-    v_shaped = p_mw if v_init is None else v_init
-    shaped = (("p_mw", p_mw, buses), ("q_mvar", q_mvar, buses), ("tap", tap, count), ("v_init", v_shaped, buses))
-    for name, value, width in shaped:
-        if value.shape != (len(p_mw), width):
-            raise ValueError(f"{name} must have shape ({len(p_mw)}, {width}), got {tuple(value.shape)}")
+    p_mw, q_mvar, tap, v_init = _checked_points(net, p_mw, q_mvar, tap, v_init)
     tolerance_pu = DEFAULT_TOLERANCE_PU[p_mw.dtype] if tolerance_pu is None else tolerance_pu
     if not tolerance_pu > 0:
         raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
-    solver = FlowSolver(net, p_mw.device, p_mw.dtype)
+    solver = _solver(net, p_mw.device, p_mw.dtype)
     tau2 = solver.tau_squared(tap)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
     state = solver.solve(-p_mw / BASE_MVA, -q_mvar / BASE_MVA, tau2, tolerance_pu, u_init)
@@ -105,6 +94,34 @@ def solve_power_flow(
         source_q_mvar=source_q[:, 0] * BASE_MVA,
         losses_mw=solver.losses(state, currents) * BASE_MVA,
     )
+
+
+def _checked_points(
+    net: Network, p_mw: Tensor, q_mvar: Tensor, tap: Tensor | None, v_init: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The inputs of `solve_power_flow`, each with a row for every copy."""
+    if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
+        raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
+    if q_mvar.dtype != p_mw.dtype:
+        raise ValueError(f"q_mvar must have the dtype of p_mw, {p_mw.dtype}, got {q_mvar.dtype}")
+    buses, regulators = net.num_buses, len(net.regulators)
+    tap = p_mw.new_zeros(1, regulators) if tap is None else tap.to(p_mw)
+    given = {"p_mw": (p_mw, buses), "q_mvar": (q_mvar, buses), "tap": (tap, regulators)}
+    if v_init is not None:
+        given["v_init"] = (v_init, buses)
+    rows = {name: torch.atleast_2d(value) for name, (value, _) in given.items()}
+    copies = max(len(value) for value in rows.values())
+    for name, value in rows.items():
+        width = given[name][1]
+        if value.shape not in ((copies, width), (1, width)):
+            raise ValueError(f"{name} must have shape ({copies}, {width}), got {tuple(value.shape)}")
+    full = {name: value.expand(copies, -1) for name, value in rows.items()}
+    return full["p_mw"], full["q_mvar"], full["tap"], full.get("v_init")
+
+
+@lru_cache(maxsize=8)
+def _solver(net: Network, device: torch.device, dtype: torch.dtype) -> "FlowSolver":
+    return FlowSolver(net, device, dtype)
 
 
 @dataclass(frozen=True)

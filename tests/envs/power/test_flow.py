@@ -232,3 +232,13 @@ def test_tables_without_a_tap_changer_need_no_taps() -> None:
     net = network_from_tables(Tables(source_bus="a", source_v_pu=1.01, bus_kv={"a": 1.0}))
     result = solve_power_flow(net, torch.zeros(2, 1), torch.zeros(2, 1))
     assert result.v_pu.abs().flatten().tolist() == pytest.approx([1.01, 1.01])
+
+
+def test_one_row_of_injections_or_taps_is_for_all_copies(scenario: Scenario, net: Network) -> None:
+    points = scenario_points(scenario, net, 3, seed=5)
+    p_mw, q_mvar = points.p_mw[0], points.q_mvar[0]
+    many_taps = solve_power_flow(net, p_mw, q_mvar, points.tap)
+    one_by_one = [solve_power_flow(net, p_mw, q_mvar, tap).v_pu for tap in points.tap]
+    assert torch.allclose(many_taps.v_pu, torch.cat(one_by_one), atol=1e-10)
+    one_tap = solve_power_flow(net, points.p_mw, points.q_mvar, points.tap[0])
+    assert one_tap.v_pu.shape == (3, net.num_buses)
