@@ -5,7 +5,9 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -48,6 +50,13 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def _is_about_a_setting(error: ValueError) -> bool:
+    """Whether this project raised it, as it does for wrong settings, and not a library that it called."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    ours = [Path(str(sys.modules[name].__file__)).parent for name in ("mappo", "envs") if name in sys.modules]
+    return any(raised_in.is_relative_to(folder) for folder in (*ours, Path(__file__).parent))
+
+
 def run_command(command: Callable[[], None]) -> None:
     """Run a script; a wrong setting, or a place that cannot be written, becomes one line on stderr and exit code 2."""
     try:
@@ -57,6 +66,8 @@ def run_command(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at exit complains
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not _is_about_a_setting(error):
+            raise  # a defect, which needs its traceback
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:

@@ -169,6 +169,14 @@ def test_a_policy_loads_and_acts_outside_the_scripts(trained: tuple[Path, str]) 
     assert torch.allclose(policy.for_agent("MG2").act(obs[:, 1]), actions[:, 1], atol=1e-6)
 
 
+def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import cli; cli.run_command(lambda: int('x'))"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
 BAD_INPUTS = {
     "unknown flag": (("--iteration", "3"), "--iteration"),
     "unknown scenario": (("--scenario", "atlantis"), "ieee34_ieee13"),
