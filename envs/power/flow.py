@@ -203,11 +203,12 @@ class FlowSolver:
             tolerance_pu: largest |dU| of the last sweep.
             u_init: (2, C, N) start; default no load.
         """
-        u = self.flat_start(len(p)) if u_init is None else u_init.clone()
+        start = self.flat_start(len(p)) if u_init is None else u_init
+        u = torch.empty_like(start)  # each copy's row is written when it finishes
         converged = torch.zeros(len(p), dtype=torch.bool, device=p.device)
         sweeps = torch.zeros(len(p), dtype=torch.int64, device=p.device)
         rows = torch.arange(len(p), device=p.device)  # of the copies that `work` holds
-        work = _Sweep(self, p, q, tau2, u)
+        work = _Sweep(self, p, q, tau2, start)
         running = torch.ones_like(converged)
         for _ in range(MAX_SWEEPS):
             change2 = work.advance()
@@ -255,7 +256,6 @@ class _Sweep:
             solver._x / tau2_parent,
         )
         self.u = u
-        self._next = torch.empty_like(u)
 
     def bus_currents(self) -> Tensor:
         """conj(S / U) + y tau^2 U at every bus, (2, C, N); constant power down to 0.8 pu."""
@@ -277,9 +277,9 @@ class _Sweep:
         drop = torch.empty_like(current)
         torch.mul(r, current[0], out=drop[0]).addcmul_(x, current[1], value=-1.0)
         torch.mul(r, current[1], out=drop[1]).addcmul_(x, current[0])
-        torch.sub(self._slack, self._sums.path(drop), out=self._next)
-        change = self._next - self.u
-        self.u, self._next = self._next, self.u
+        after = torch.sub(self._slack, self._sums.path(drop), out=drop)
+        change = after - self.u
+        self.u = after
         return torch.addcmul(change[0] * change[0], change[1], change[1]).amax(-1)
 
     def select(self, keep: Tensor) -> "_Sweep":
@@ -288,7 +288,6 @@ class _Sweep:
         other._sums, other._slack = self._sums, self._slack
         other._constants = tuple(constant[keep] for constant in self._constants)
         other.u = self.u[:, keep]
-        other._next = torch.empty_like(other.u)
         return other
 
 

@@ -242,3 +242,14 @@ def test_one_row_of_injections_or_taps_is_for_all_copies(scenario: Scenario, net
     assert torch.allclose(many_taps.v_pu, torch.cat(one_by_one), atol=1e-10)
     one_tap = solve_power_flow(net, points.p_mw, points.q_mvar, points.tap[0])
     assert one_tap.v_pu.shape == (3, net.num_buses)
+
+
+def test_a_finished_copy_is_not_swept_on_while_others_still_run(scenario: Scenario, net: Network) -> None:
+    """A loose tolerance shows it: one sweep more would move the voltages by about that much."""
+    light, heavy = torch.full((2, 1), 0.02), torch.full((10, 1), 1.0)
+    p_mw, q_mvar = ((torch.cat([light, heavy]) * nominal).double() for nominal in net.nominal_injections())
+    together = solve_power_flow(net, p_mw, q_mvar, tolerance_pu=1e-3)
+    alone = solve_power_flow(net, p_mw[:2], q_mvar[:2], tolerance_pu=1e-3)
+    assert int(together.iterations[:2].max()) + 1 < int(together.iterations[2:].min())
+    assert torch.equal(together.iterations[:2], alone.iterations)
+    assert torch.allclose(together.v_pu[:2], alone.v_pu, rtol=0, atol=1e-12)
