@@ -34,6 +34,7 @@ from mappo.checkpoint import versions
 Stage = Literal["power-flow", "env", "rollout", "update", "train"]
 STAGES: tuple[Stage, ...] = ("power-flow", "env", "rollout", "update", "train")
 PANDAPOWER_RUNS = 20
+WARM_UP_S = 1.0  # memory and clocks settle within this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,9 @@ def _trainer(args: Args) -> Trainer:
 
 def _rate(args: Args, stage: str, what: str, unit: str, count: int, work: Callable[[], object]) -> Rate:
     """Median rate of `work`, which does `count` units each time."""
-    work()
+    started = time.perf_counter()
+    while time.perf_counter() - started < WARM_UP_S:
+        work()
     rates = []
     for _ in range(args.repetitions):
         _synchronise(args.device)
