@@ -86,6 +86,32 @@ class Devices:
         share = torch.where(self.battery_s_max_mva > 0, left / self.battery_s_max_mva, 0.0)
         return requested._replace(battery_p_mw=p_mw, battery_q_mvar=requested.battery_q_mvar * share)
 
+    def actions_for(self, wanted: Applied, pv_mw: Tensor, wind_mw: Tensor) -> Tensor:
+        """Actions (B, A, U) that lead to these powers: the inverse of `requested` and `feasible`.
+
+        What no action can reach becomes the nearest action; without curtailment wanted PV and wind are ignored.
+
+        Args:
+            wanted: set-points, each (B, A).
+            pv_mw: (B, A) available now.
+            wind_mw: (B, A) available now.
+        """
+
+        def share(part: Tensor, whole: Tensor, otherwise: float) -> Tensor:
+            return torch.where(whole > 0, part / whole, otherwise)
+
+        battery_p = share(wanted.battery_p_mw, self.battery_p_max_mw, 0.0).clamp(-1.0, 1.0)
+        p_mw = battery_p * self.battery_p_max_mw
+        left = (self.battery_s_max_mva.square() - p_mw.square()).clamp(min=0.0).sqrt()
+        columns = [
+            battery_p,
+            2 * share(wanted.generator_p_mw, self.generator_p_max_mw, 0.0) - 1,
+            share(wanted.battery_q_mvar, left, 0.0),
+        ]
+        if self._curtailment:
+            columns += [2 * share(wanted.pv_p_mw, pv_mw, 1.0) - 1, 2 * share(wanted.wind_p_mw, wind_mw, 1.0) - 1]
+        return torch.stack(columns, -1).clamp(-1.0, 1.0)
+
     def next_energy(self, energy_mwh: Tensor, battery_p_mw: Tensor) -> Tensor:
         """(B, A) energy after the step: E + dt (eta P+ - P- / eta)."""
         charged = battery_p_mw.clamp(min=0.0) * self.efficiency

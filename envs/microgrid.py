@@ -30,6 +30,7 @@ from envs.reference import DayReference, score
 from envs.rewards import Ledger
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
+from envs.situation import Situation
 from mappo.vec_env import Step
 
 # power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
@@ -110,6 +111,22 @@ class MicrogridEnv:
             self._drawer.restart(whole_number("seed", seed))
         self._started = True
         return self._begin_episode()
+
+    def situation(self) -> Situation:
+        """What an operator knows before the next action, for baselines; its `today` holds the future too.
+
+        Raises:
+            ValueError: not reset yet.
+        """
+        self._check_started("situation")
+        account = (value.double().cpu() for value in self._account)
+        return Situation(self._hour, self._exogenous, *account)
+
+    def actions_for(self, wanted: Applied) -> Tensor:
+        """Actions (B, A, U) whose applied powers are nearest to these set-points, each (B, A), in the next step."""
+        self._check_started("actions_for")
+        wanted = Applied(*(value.to(self.device, self._dtype) for value in wanted))
+        return self._devices.actions_for(wanted, self._today.pv_mw[self._hour], self._today.wind_mw[self._hour])
 
     def step(self, actions: ArrayLike) -> Step:
         """Advance every copy by one step of `dt_h` hours.
@@ -233,7 +250,7 @@ class MicrogridEnv:
         self._load_day()
 
     def _load_day(self) -> None:
-        day = self._drawer.today()
+        self._exogenous = day = self._drawer.today()
 
         def by_step(values: Tensor) -> Tensor:
             return values.to(self.device, self._dtype).movedim(-1, 0).contiguous()
@@ -280,10 +297,13 @@ class MicrogridEnv:
         )
         return ledger, peak_mw
 
+    def _check_started(self, method: str) -> None:
+        if not self._started:
+            raise ValueError(f"call reset() before {method}()")
+
     def _checked(self, given: ArrayLike) -> Tensor:
         """The actions of every copy (B, A, U) as a tensor."""
-        if not self._started:
-            raise ValueError("call reset() before step()")
+        self._check_started("step")
         try:
             actions = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError) as error:

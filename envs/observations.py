@@ -15,10 +15,10 @@ from envs.exogenous import ExogenousDay
 from envs.grid import Grid, GridState
 from envs.scenario import Scenario
 from envs.settings import CriticState
+from envs.situation import FORECAST_PERSISTENCE
 
 PRICE_HOURS = 12  # prices shown ahead
 FORECAST_HOURS = 4
-FORECAST_PERSISTENCE = 0.8  # per hour: how fast the load's deviation from yesterday fades
 PRICE_CENTRE_USD_PER_MWH = PRICE_SCALE_USD_PER_MWH = 60.0
 VOLTAGE_SCALE_PU = 0.05
 
