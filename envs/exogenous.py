@@ -5,7 +5,7 @@ physics, billing and `observations.py`.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import torch
@@ -70,6 +70,12 @@ class DayDrawer:
     def first_date(self) -> datetime:
         """Date of day 0 of the data."""
         return self._profiles.first_date
+
+    @property
+    def dates(self) -> tuple[date, ...]:
+        """(B,) calendar date of the present day."""
+        first = self._profiles.first_date.date()
+        return tuple(first + timedelta(days=day) for day in self._day.tolist())
 
     def restart(self, seed: int) -> None:
         """Forget all episodes and draw from another seed."""

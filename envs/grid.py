@@ -4,6 +4,7 @@ Data flow: load multipliers, `Applied` -> `Grid.settle` (taps and flow) -> `Grid
 A copy whose flow fails keeps its last taps and voltages and is billed for the plain sum of its injections.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ class Grid:
         self._own = own.to(device, dtype)
         self._area_buses = _padded([torch.nonzero(own[:, k]).flatten() for k in range(own.shape[1])]).to(device)
         self._device_p, self._device_q = (matrix.to(device, dtype) / BASE_MVA for matrix in _placement(scenario, net))
-        heads = [int(torch.nonzero(area == k)[0]) for k in range(1, len(self.area_names))]
+        heads = connections(net, self.area_names[1:])
         self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
         self.tap_paths = [
             [r for r, regulator in enumerate(net.regulators) if net.path_matrix()[regulator.bus, head]]
@@ -129,8 +130,11 @@ class Grid:
         limits = self._safety
         v = state.v_pu[:, 1:]
         outside = (v < limits.v_min_pu - VOLTAGE_MARGIN_PU) | (v > limits.v_max_pu + VOLTAGE_MARGIN_PU)
-        overload = state.loading_squared > (1 + CURRENT_MARGIN) ** 2
-        return outside.any(-1) | overload.any(-1) | ~state.converged
+        return outside.any(-1) | self.overloaded(state) | ~state.converged
+
+    def overloaded(self, state: GridState) -> Tensor:
+        """(B,) bool: a branch above its rating by more than the margin; never where the flow failed."""
+        return (state.loading_squared > (1 + CURRENT_MARGIN) ** 2).any(-1)
 
     def voltage_range(self, state: GridState) -> tuple[Tensor, Tensor]:
         """Lowest and highest voltage of each area, (B, 1 + A) each."""
@@ -140,6 +144,11 @@ class Grid:
     def tap_position(self, state: GridState) -> Tensor:
         """(B, R) taps as a share of their range, in [-1, 1]."""
         return state.tap / self._tap_max
+
+
+def connections(net: Network, microgrids: Sequence[str]) -> list[int]:
+    """Position of each microgrid's first bus; the branch above it is its connection to the feeder."""
+    return [net.areas.index(name) for name in microgrids]
 
 
 def _where(keep: Tensor, new: FlowState, old: FlowState) -> FlowState:

@@ -1,6 +1,7 @@
-"""Per-day reference costs of shipped scenarios: doing nothing, and the certified lower bound (environment.md 9).
+"""Per-day reference costs: doing nothing, and the certified lower bound (environment.md 9).
 
-Data flow: `data/reference/<scenario>_days.csv` -> `DayReference` -> `MicrogridEnv.episode_score`.
+Data flow: `data/reference/<scenario>_days.csv` (shipped, written by `scripts/reference.py`) or
+`envs.baselines.reference` -> `DayReference` -> `MicrogridEnv.episode_score`.
 """
 
 import csv
@@ -16,12 +17,12 @@ from envs.scenario import DATA, Scenario, load_scenario
 FOLDER = DATA / "reference"
 SHIPPED = ("ieee34_ieee13",)
 """Scenarios with a file in `data/reference`; without it their score would silently mean something else."""
-_REMEDY = "restore it from the package"
+_REMEDY = "restore it from the package, or make it anew: python scripts/reference.py"
 
 
 @dataclass(frozen=True)
 class DayReference:
-    """J in $ of every day of the data under two references."""
+    """J in $ of every day of the data under two references; NaN where it is not known."""
 
     idle_usd: Tensor  # (days,) float64
     bound_usd: Tensor  # (days,) float64
@@ -47,6 +48,22 @@ class DayReference:
             )
         idle, bound = torch.tensor(rows, dtype=torch.float64).T
         return cls(idle, bound)
+
+    def summary(self, cost_usd: Tensor, days: Tensor) -> dict[str, float]:
+        """Score and mean references of episodes that cost `cost_usd` on `days`, over the days whose bound is known.
+
+        Raises:
+            ValueError: no day has a bound.
+        """
+        idle, bound = self.of_days(days)
+        known = bound.isfinite()
+        if not known.any():
+            raise ValueError(f"the reference holds no bound of the {len(days)} days played; make it for their split")
+        return {
+            "score": score(cost_usd, idle, bound),
+            "idle_usd_per_day": float(idle[known].mean()),
+            "bound_usd_per_day": float(bound[known].mean()),
+        }
 
     def of_days(self, days: Tensor) -> tuple[Tensor, Tensor]:
         """Idle cost and bound of some days, in their order."""
@@ -75,5 +92,9 @@ def _read(path: Path) -> list[tuple[float, float]]:
 
 
 def score(cost_usd: Tensor, idle_usd: Tensor, bound_usd: Tensor) -> float:
-    """Share of the possible savings: sum(idle - cost) / sum(idle - bound) over the same days."""
-    return float((idle_usd - cost_usd).sum() / (idle_usd - bound_usd).sum())
+    """Share of the possible savings: sum(idle - cost) / sum(idle - bound) over the days whose bound is known.
+
+    NaN where none is, or where nothing can be saved.
+    """
+    known = bound_usd.isfinite()
+    return float((idle_usd - cost_usd)[known].sum() / (idle_usd - bound_usd)[known].sum())

@@ -12,6 +12,8 @@ from cli import INTERRUPTED, env_keywords, parse, read_checkpoint, run_command, 
 from rich.console import Console
 
 import envs
+from envs import baselines
+from envs.baselines.extra import INSTALL, solver_is_missing
 from mappo import TrainConfig, Trainer
 from mappo.callbacks import ConsoleCallback, banner
 from mappo.checkpoint import unpacking
@@ -166,6 +168,7 @@ def _build(
     keywords |= {"device": config.device, "seed": keywords.get("seed", config.seed)}
     env = envs.make(**keywords)
     eval_env = envs.make(**keywords | {"num_envs": None, "split": "val", "evaluation": True})
+    _complete_reference(eval_env, console if not (args.quiet or args.json) else None)
     callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
     if checkpoint is not None:
         changed = {name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)}
@@ -174,6 +177,20 @@ def _build(
     if args.init_from is not None:
         trainer.policy.start_from(read_checkpoint(args.init_from)["path"])
     return env, trainer
+
+
+def _complete_reference(eval_env: envs.MicrogridEnv, console: Console | None) -> None:
+    """Bounds of the validation days of a scenario whose reference is not shipped; solved once, then cached."""
+    if eval_env.reference is not None or eval_env.scenario.horizon != "day":
+        return
+    name, missing = eval_env.scenario.name, solver_is_missing()
+    text = f"bounds of the {eval_env.num_envs} validation days of {name} are solved once and kept in runs/.cache"
+    if missing:
+        text = f"the score is -J: bounds of {name} are not shipped; to have them solved: {INSTALL}"
+    if console is not None:
+        console.print(f"note: {text}", highlight=False)
+    if not missing:
+        eval_env.reference = baselines.day_reference(eval_env)
 
 
 def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, str]:

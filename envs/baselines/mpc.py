@@ -1,0 +1,51 @@
+"""Model-predictive control: the branch-flow program in a receding horizon (environment.md section 9).
+
+Data flow: `Situation` -> outlook by the forecast rule -> `DistFlow` to midnight -> set-points of its first step -> env.
+"""
+
+import torch
+from torch import Tensor
+
+from envs.baselines.certificate import set_points
+from envs.baselines.day_data import day_data
+from envs.baselines.workers import solve_all
+from envs.devices import Applied
+from envs.microgrid import MicrogridEnv
+from envs.situation import FORECASTS, Forecast, outlook
+
+
+class Mpc:
+    """Each step solves the rest of the day from the measured energies and peak, and applies the first set-points.
+
+    It knows the day's prices, this step's loads and renewables of the whole community, and yesterday's.
+
+    Args:
+        env: that will be stepped.
+        forecast: `persistence`, or `perfect` for the day as it will be.
+        workers: processes that share the copies; None: one a core; 1: this process.
+
+    Raises:
+        ValueError: an unknown forecast.
+    """
+
+    def __init__(self, env: MicrogridEnv, *, forecast: Forecast = "persistence", workers: int | None = None) -> None:
+        if forecast not in FORECASTS:
+            raise ValueError(f"forecast must be one of {', '.join(FORECASTS)}, got {forecast!r}")
+        self._env, self._workers = env, workers
+        self._forecast: Forecast = forecast
+        self.unsolved = 0
+        """Decisions so far without a solution; these copies did nothing for that step."""
+
+    def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """Actions (B, A, U) for the env's present step; the observation is not needed."""
+        del obs, action_mask
+        env, situation = self._env, self._env.situation()
+        ahead = outlook(situation, self._forecast, env.scenario.steps_per_hour)
+        answers = solve_all(set_points, env.scenario, day_data(situation, ahead), workers=self._workers)
+        nothing = torch.full((len(env.agents),), torch.nan, dtype=torch.float64)
+        first = [
+            [nothing] * len(Applied._fields) if plan is None else [values[0] for values in plan] for plan, _ in answers
+        ]
+        self.unsolved += sum(plan is None for plan, _ in answers)
+        actions = env.actions_for(Applied(*(torch.stack(column) for column in zip(*first, strict=True))))
+        return torch.where(actions.isfinite(), actions, env.idle_action().to(actions).expand_as(actions))

@@ -1,0 +1,99 @@
+"""A scenario's network as constant matrices for optimisation.
+
+Data flow: `Scenario` -> `Tree` -> `distflow.py`. Per unit on 1 MVA; buses without the slack bus (n = N - 1), in the
+network's order; branch j is the one above bus j. Dims: A microgrids, N buses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from envs.composition import build_network
+from envs.grid import connections
+from envs.power.network import BASE_MVA, Network
+from envs.scenario import Scenario
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The network as matrices over its n buses (and the branches above them)."""
+
+    r_pu: Array  # (n,)
+    x_pu: Array
+    g_pu: Array  # (n,) shunts: charging and capacitors
+    b_pu: Array
+    ratio2_min: Array  # (n,) squared ratio of the branch above; both ends equal without a tap changer
+    ratio2_max: Array
+    rating2_pu: Array  # (n,) inf where unknown
+    from_parent: sp.csr_matrix  # (n, n): v_parent = from_parent v + at_slack v_slack
+    at_slack: Array  # (n,) 1 where the parent is the slack bus
+    slack_v2_pu: float
+    slack_shunt_pu: complex
+    load_pu: Array  # (1 + A, N) nominal complex load of each area at every bus, the slack bus first
+    devices: dict[str, sp.csr_matrix]  # kind -> (A, N) 0/1: where each microgrid's device stands
+    pcc: NDArray[np.int64]  # (A,) branch of each microgrid's connection
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> "Tree":
+        """Matrices of a scenario's network."""
+        net = build_network(scenario)
+        below = slice(1, None)
+        parent = net.parent.numpy()[below]
+        n = len(parent)
+        inner = np.flatnonzero(parent > 0)
+        ratio_min, ratio_max = _ratio_range(net)
+        names = [scenario.feeder.name, *scenario.microgrids]
+        member = np.array([[area == name for area in net.areas] for name in names], dtype=float)
+        place = {
+            kind: [net.position(f"{name}.{getattr(grid, kind).bus}") for name, grid in scenario.microgrids.items()]
+            for kind in ("battery", "generator", "pv", "wind")
+        }
+        return cls(
+            r_pu=net.z_pu.real.numpy()[below],
+            x_pu=net.z_pu.imag.numpy()[below],
+            g_pu=net.y_pu.real.numpy()[below],
+            b_pu=net.y_pu.imag.numpy()[below],
+            ratio2_min=ratio_min[below] ** 2,
+            ratio2_max=ratio_max[below] ** 2,
+            rating2_pu=net.rating_pu.numpy()[below] ** 2,
+            from_parent=sp.csr_matrix((np.ones(len(inner)), (inner, parent[inner] - 1)), shape=(n, n)),
+            at_slack=(parent == 0).astype(float),
+            slack_v2_pu=abs(net.slack_v_pu) ** 2,
+            slack_shunt_pu=complex(net.y_pu[0]),
+            load_pu=member * (net.load_p_mw + 1j * net.load_q_mvar).numpy() / BASE_MVA,
+            devices={kind: _placement(buses, n + 1) for kind, buses in place.items()},
+            pcc=np.array(connections(net, names[1:])) - 1,
+        )
+
+    def largest_draw(self, scenario: Scenario, load: Array) -> tuple[Array, Array]:
+        """Largest |P| and |Q| in pu that each bus can draw or feed in, (h, n) each.
+
+        Args:
+            scenario: of the devices.
+            load: (h, 1 + A) multipliers of each area's nominal load.
+        """
+        grids = scenario.microgrids.values()
+        p = load @ np.abs(self.load_pu.real[:, 1:])
+        q = load @ np.abs(self.load_pu.imag[:, 1:])
+        for kind, place in self.devices.items():
+            p = p + np.array([getattr(grid, kind).p_max_mw for grid in grids]) / BASE_MVA @ place[:, 1:]
+        q = q + np.array([grid.battery.s_max_mva for grid in grids]) / BASE_MVA @ self.devices["battery"][:, 1:]
+        return p, q
+
+
+def _ratio_range(net: Network) -> tuple[Array, Array]:
+    low = net.ratio.abs().numpy().copy()
+    high = low.copy()
+    for regulator in net.regulators:
+        low[regulator.bus] *= 1 + regulator.step_pu * regulator.tap_min
+        high[regulator.bus] *= 1 + regulator.step_pu * regulator.tap_max
+    return low, high
+
+
+def _placement(buses: list[int], size: int) -> sp.csr_matrix:
+    rows = np.arange(len(buses))
+    return sp.csr_matrix((np.ones(len(buses)), (rows, buses)), shape=(len(buses), size))
