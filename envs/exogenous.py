@@ -46,11 +46,12 @@ class DayDrawer:
         *,
         seed: int,
         evaluation: bool,
+        group_size: int = 1,
     ) -> None:
         self._scenario, self._profiles = scenario, profiles
         self._evaluation = evaluation
         self._seed = seed
-        self._copy = torch.arange(num_envs)
+        self._copy = torch.arange(num_envs) // group_size  # the stream that each copy draws from
         self._starts = torch.tensor(starts)
         grids = scenario.microgrids.values()
         rated_mw = [g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids]

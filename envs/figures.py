@@ -1,130 +1,177 @@
-"""Pictures of one evaluated day: dispatch, stored energy, voltages, head power and price.
+"""Pictures of a played day: dispatch and stored energy; price, head power, voltages and taps.
 
-Data flow: `MicrogridEnv.step` (evaluation only) -> `DayTrace.record` -> `DayTrace.figures` -> TensorBoard.
+Data flow: `PlayedDay` of one policy, or of several side by side -> matplotlib figures -> TensorBoard, reports. One
+column for each policy; the columns of a row share their y axis, so that they can be compared by eye.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from envs.devices import Applied
-from envs.scenario import Scenario
+from envs.day_trace import PlayedDay, Series
 
 if TYPE_CHECKING:
-    from envs.grid import Grid, GridState
-    from envs.observations import Account
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-Series = np.ndarray[Any, np.dtype[Any]]
 COLOURS = {"battery": "#4477aa", "generator": "#cc6677", "pv": "#ddaa33", "wind": "#66ccee"}
+LABELS = {"battery": "battery", "generator": "generator", "pv": "PV", "wind": "wind"}
+AREA_COLOURS = ("#999999", "#332288", "#dd7711", "#117733", "#aa4499", "#88ccee", "#999933", "#882255")
+"""Of the feeder, then of the microgrids; they repeat after the last."""
+COLUMN_WIDTH_IN, TICK_H = 5.6, 6
 
 
-@dataclass(frozen=True)
-class _Day:
-    """One day as it is played."""
+def dispatch_figure(days: Mapping[str, PlayedDay], copy: int = 0) -> "Figure":
+    """Every microgrid's powers, production stacked above zero and charging below, and all stored energies.
 
-    date: datetime
-    start_mwh: Tensor  # (A,) energies at its first midnight
-    rows: list[dict[str, Tensor]] = field(default_factory=list)  # one a step
+    Args:
+        days: label -> what that policy played, all of the same scenario and day; one column each.
+        copy: which copy's day.
+    """
+    first = next(iter(days.values()))
+    rows = [2.0] * len(first.agents) + [1.6]
+    figure, grid = _grid_of_axes(days, copy, rows, "Dispatch")
+    for column, day in enumerate(days.values()):
+        for i, agent in enumerate(first.agents):
+            _draw_dispatch(grid[i][column], day, copy, i)
+            grid[i][0].set_ylabel(f"{agent}\nMW")
+        _draw_energy(grid[-1][column], day, copy)
+    grid[-1][0].set_ylabel("stored\nMWh")
+    _legend(figure, [grid[0][0], grid[-1][0]], columns=5 + len(first.agents))
+    return figure
 
 
-class DayTrace:
-    """Keeps the last day of one copy, the first of the batch."""
+def grid_figure(days: Mapping[str, PlayedDay], copy: int = 0) -> "Figure":
+    """Price, head power with its running peak, the voltage of every bus against the limits, and tap positions.
 
-    def __init__(self, scenario: Scenario, agents: Sequence[str]) -> None:
-        self._scenario, self._agents = scenario, agents
-        self._running: _Day | None = None
-        self._complete: _Day | None = None
+    Args:
+        days: label -> what that policy played, all of the same scenario and day; one column each.
+        copy: which copy's day.
+    """
+    figure, grid = _grid_of_axes(days, copy, [1.1, 1.7, 2.4, 1.3], "Grid")
+    for column, day in enumerate(days.values()):
+        price, head, voltage, taps = (row[column] for row in grid)
+        price.stairs(day.price[:, copy], day.edges_h, color="black", baseline=None)
+        _draw_head(head, day, copy)
+        _draw_voltages(voltage, day, copy)
+        _draw_taps(taps, day, copy)
+    for row, label in zip(grid, ("price\n$/MWh", "head power\nMW", "voltage\npu", "tap"), strict=True):
+        row[0].set_ylabel(label)
+    first = next(iter(days.values()))
+    _legend(figure, [row[0] for row in grid[1:]], columns=2 + len(first.agents) + 1)
+    return figure
 
-    def start_day(self, date: datetime, account: "Account") -> None:
-        """Begin a day with the energies of its first midnight."""
-        self._running = _Day(date, account.energy_mwh[0])
 
-    def record(self, price: Tensor, applied: Applied, account: "Account", grid: "GridState") -> None:
-        """Add one step; a complete day replaces the previous one."""
-        assert self._running is not None
-        row = {name: value[0] for name, value in applied._asdict().items()}
-        row |= {"price": price[0], "energy_mwh": account.energy_mwh[0], "peak_mw": account.peak_mw[0]}
-        row |= {"head_p_mw": grid.head_p_mw[0], "v_pu": grid.v_pu[0, 1:], "party_p_mw": grid.party_p_mw[0]}
-        self._running.rows.append(row)
-        if len(self._running.rows) == self._scenario.steps_per_day:
-            self._complete = self._running
+def day_figures(days: Mapping[str, PlayedDay], copy: int = 0) -> "dict[str, Figure]":
+    """Both pictures of one copy's day, by name."""
+    return {"dispatch": dispatch_figure(days, copy), "grid": grid_figure(days, copy)}
 
-    def figures(self, grid: "Grid") -> dict[str, Any]:
-        """Two pictures of the last complete day: `dispatch` and `grid`; empty before there is one."""
-        if (day := self._complete) is None:
-            return {}
-        data = {name: torch.stack([row[name] for row in day.rows]).cpu().numpy() for name in day.rows[0]}
-        data["energy_mwh"] = np.concatenate([day.start_mwh[None].cpu().numpy(), data["energy_mwh"]])  # (H + 1, A)
-        date = day.date.strftime("%a %d %b %Y")
-        return {"dispatch": self._dispatch(data, date), "grid": self._grid_picture(data, date, grid)}
 
-    def _edges(self) -> Series:
-        """(H + 1,) hours at which the steps begin, and the day's end."""
-        return np.arange(self._scenario.steps_per_day + 1) * self._scenario.dt_h
+def area_colour(position: int) -> str:
+    """Colour of an area: 0 is the feeder, 1 + i microgrid i."""
+    colours = AREA_COLOURS[1:]
+    return AREA_COLOURS[0] if position == 0 else colours[(position - 1) % len(colours)]
 
-    def _dispatch(self, data: Mapping[str, Series], date: str) -> Any:
-        """Per microgrid: production stacked above zero, charging below, energy on its own axis."""
-        from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 
-        edges, dt_h = self._edges(), self._scenario.dt_h
-        hours = edges[:-1]
-        figure = Figure(figsize=(10, 2.6 * len(self._agents)), layout="constrained")
-        axes = figure.subplots(len(self._agents), 1, sharex=True, squeeze=False)[:, 0]
-        for i, (name, ax) in enumerate(zip(self._agents, axes, strict=True)):
-            charge = data["battery_p_mw"][:, i]
-            bottom = 0.0 * charge
-            stack = {"wind": data["wind_p_mw"][:, i], "pv": data["pv_p_mw"][:, i]}
-            stack |= {"generator": data["generator_p_mw"][:, i], "battery": (-charge).clip(min=0)}
-            for label, value in stack.items():
-                ax.bar(hours, value, dt_h, bottom=bottom, align="edge", color=COLOURS[label], label=label)
-                bottom = bottom + value
-            ax.bar(hours, -charge.clip(min=0), dt_h, align="edge", color=COLOURS["battery"])
-            ax.stairs(data["party_p_mw"][:, 1 + i], edges, color="black", lw=1.2, baseline=None, label="grid import")
-            ax.axhline(0, color="black", lw=0.5)
-            ax.set_ylabel(f"{name}\nMW")
-            energy = ax.twinx()
-            stored = data["energy_mwh"][:, i]
-            energy.plot(edges, stored, color="#228833", marker=".", label="energy (right)")
-            battery = self._scenario.microgrids[name].battery
-            energy.set_ylim(0, 1.05 * battery.energy_max_mwh)
-            energy.axhline(stored[0], color="#228833", ls=":", lw=0.8)
-            energy.set_ylabel("MWh")
-            handles = [*ax.get_legend_handles_labels()[0], *energy.get_legend_handles_labels()[0]]
-            if i == 0:
-                figure.legend(handles=handles, loc="outside upper center", ncols=6, title=f"Dispatch, {date}")
-        axes[-1].set_xlabel("hour")
-        axes[-1].set_xlim(0, 24)
-        return figure
+def _grid_of_axes(
+    days: Mapping[str, PlayedDay], copy: int, heights: list[float], title: str
+) -> "tuple[Figure, list[list[Axes]]]":
+    """Rows of axes, one column for each policy; titled with the date, and the columns with the policies if several."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
 
-    def _grid_picture(self, data: Mapping[str, Series], date: str, grid: "Grid") -> Any:
-        """Price, head power with the running peak, and every bus voltage against the limits."""
-        from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and only pictures need it
+    first = next(iter(days.values()))
+    size = (COLUMN_WIDTH_IN * max(len(days), 1.5), sum(heights) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(f"{title}, {first.dates[copy].strftime('%a %d %b %Y')}", fontsize=11)
+    axes = figure.subplots(
+        len(heights), len(days), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for ax in axes.flat:
+        ax.grid(alpha=0.25, lw=0.5)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    for ax, label in zip(axes[0], days if len(days) > 1 else ("",), strict=True):
+        ax.set_title(label, fontsize=10, fontweight="bold")
+    for ax in axes[-1]:
+        ax.set_xlabel("hour")
+        ax.set_xlim(0, 24)
+        ax.set_xticks(range(0, 25, TICK_H))
+    return figure, [list(row) for row in axes]
 
-        edges, limits = self._edges(), self._scenario.safety
-        middle_of_step = (edges[:-1] + edges[1:]) / 2
-        figure = Figure(figsize=(10, 7), layout="constrained")
-        figure.suptitle(f"Grid, {date}")
-        top, middle, bottom = figure.subplots(3, 1, sharex=True)
-        top.stairs(data["price"], edges, color="black", baseline=None)
-        top.set_ylabel("price\n$/MWh")
-        middle.stairs(data["head_p_mw"], edges, color="#4477aa", baseline=None, label="head power")
-        middle.stairs(data["peak_mw"], edges, color="#cc6677", ls="--", baseline=None, label="running peak")
-        middle.set_ylabel("MW")
-        middle.legend()
-        area = grid.net.areas[1:]
-        for colour, name in zip(("#bbbbbb", "#4477aa", "#cc6677", "#228833", "#ddaa33"), grid.area_names, strict=False):
-            columns = [i for i, owner in enumerate(area) if owner == name]
-            lines = bottom.plot(middle_of_step, data["v_pu"][:, columns], color=colour, lw=0.7)
-            lines[0].set_label(name)
-        for limit in (limits.v_min_pu, limits.v_max_pu):
-            bottom.axhline(limit, color="red", ls="--", lw=1)
-        bottom.set_ylabel("voltage\npu")
-        bottom.legend(ncols=len(grid.area_names))
-        bottom.set_xlabel("hour")
-        bottom.set_xlim(0, 24)
-        return figure
+
+def _draw_dispatch(ax: "Axes", day: PlayedDay, copy: int, agent: int) -> None:
+    edges = day.edges_h
+    charge = day.battery_p_mw[:, copy, agent]
+    stack = {
+        "wind": day.wind_p_mw[:, copy, agent],
+        "pv": day.pv_p_mw[:, copy, agent],
+        "generator": day.generator_p_mw[:, copy, agent],
+        "battery": (-charge).clip(min=0),
+    }
+    bottom = np.zeros_like(charge)
+    for kind, value in stack.items():
+        # one patch of the whole day: bars are a patch each, and ten times slower to draw
+        ax.stairs(bottom + value, edges, baseline=bottom, fill=True, color=COLOURS[kind], label=LABELS[kind])
+        bottom = bottom + value
+    ax.stairs(-charge.clip(min=0), edges, fill=True, color=COLOURS["battery"])
+    imported = day.party_p_mw[:, copy, 1 + agent]
+    ax.stairs(imported, edges, color="black", lw=1.3, baseline=None, label="grid import")
+    ax.axhline(0, color="black", lw=0.6)
+
+
+def _draw_energy(ax: "Axes", day: PlayedDay, copy: int) -> None:
+    for i, agent in enumerate(day.agents):
+        ax.plot(
+            day.edges_h, day.energy_mwh[:, copy, i], color=area_colour(1 + i), marker=".", ms=3, lw=1.2, label=agent
+        )
+    batteries = [grid.battery for grid in day.scenario.microgrids.values()]
+    for limit in {b.energy_min_mwh for b in batteries} | {b.energy_max_mwh for b in batteries}:
+        ax.axhline(limit, color="#cc3311", ls="--", lw=0.8)
+    ax.set_ylim(0, 1.08 * max(b.energy_max_mwh for b in batteries))
+
+
+def _draw_head(ax: "Axes", day: PlayedDay, copy: int) -> None:
+    ax.stairs(day.head_p_mw[:, copy], day.edges_h, color="#4477aa", lw=1.3, baseline=None, label="head power")
+    ax.stairs(day.peak_mw[:, copy], day.edges_h, color="#cc6677", ls="--", baseline=None, label="running peak")
+    ax.axhline(0, color="black", lw=0.6)
+
+
+def _draw_voltages(ax: "Axes", day: PlayedDay, copy: int) -> None:
+    from matplotlib.collections import LineCollection  # noqa: PLC0415 - heavy, and only pictures need it
+
+    middle_h: Series = (day.edges_h[:-1] + day.edges_h[1:]) / 2
+    for position, area in enumerate((day.scenario.feeder.name, *day.agents)):
+        columns = [i for i, owner in enumerate(day.bus_areas) if owner == area]
+        paths = [np.column_stack([middle_h, day.v_pu[:, copy, i]]) for i in columns]
+        lines = LineCollection(paths, colors=area_colour(position), linewidths=0.6, alpha=0.8, label=area)
+        ax.add_collection(lines)
+    ax.autoscale_view()
+    limits = day.scenario.safety
+    for limit in (limits.v_min_pu, limits.v_max_pu):
+        ax.axhline(limit, color="#cc3311", ls="--", lw=1)
+
+
+def _draw_taps(ax: "Axes", day: PlayedDay, copy: int) -> None:
+    areas = (day.scenario.feeder.name, *day.agents)
+    styles = ("-", "--", ":", "-.")
+    seen = dict.fromkeys(areas, 0)
+    for i, name in enumerate(day.tap_names):
+        area = name.partition(".")[0]
+        position = areas.index(area) if area in areas else 0
+        style = styles[seen.get(area, 0) % len(styles)]
+        seen[area] = seen.get(area, 0) + 1
+        ax.stairs(day.tap[:, copy, i], day.edges_h, color=area_colour(position), ls=style, baseline=None, label=name)
+
+
+def _legend(figure: "Figure", axes: "list[Axes]", columns: int) -> None:
+    """One legend below the picture for what these axes show."""
+    handles: list[Artist] = []
+    labels: list[str] = []
+    for ax in axes:
+        more, names = ax.get_legend_handles_labels()
+        handles += more
+        labels += names
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    figure.align_ylabels()

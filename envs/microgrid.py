@@ -6,7 +6,7 @@ is known without asking the device.
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date
 from typing import Any, NamedTuple, SupportsIndex
 
 import gymnasium
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from envs import tariff
 from envs.composition import build_network
+from envs.day_trace import DayTrace, PlayedDay
 from envs.devices import Applied, Devices
 from envs.exogenous import DayDrawer
-from envs.figures import DayTrace
+from envs.figures import day_figures
 from envs.grid import Grid, GridState
 from envs.metrics import metric_specs, step_metrics
 from envs.observations import Account, DayTables, Observer
 from envs.power.flow import FlowState
 from envs.power.network import Network
 from envs.profiles import episode_starts, load_profiles
-from envs.reference import DayReference, score
+from envs.reference import DayReference
 from envs.rewards import Ledger
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
@@ -65,9 +66,16 @@ class MicrogridEnv:
         starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)
         self.metric_specs = metric_specs(scenario.horizon)
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
+        self.group_size = 1 if settings.evaluation else settings.group_size
         self._tolerance_pu = _tolerance_pu(settings)
         self._drawer = DayDrawer(
-            scenario, profiles, starts, self.num_envs, seed=settings.seed, evaluation=settings.evaluation
+            scenario,
+            profiles,
+            starts,
+            self.num_envs,
+            seed=settings.seed,
+            evaluation=settings.evaluation,
+            group_size=self.group_size,
         )
         self._devices = Devices(scenario, self.device, self._dtype)
         self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
@@ -83,8 +91,8 @@ class MicrogridEnv:
         self.episode_length = scenario.steps_per_day * self._days_per_episode
         self.applied: dict[str, Tensor] = {}
         self.requested: dict[str, Tensor] = {}
-        self._trace = DayTrace(scenario, self.agents) if settings.evaluation else None
-        self._reference = DayReference.of(scenario, profiles.num_days)
+        self._trace = DayTrace(scenario, self._grid) if settings.evaluation else None
+        self.reference = DayReference.of(scenario, profiles.num_days)
         self._started = False
 
     @property
@@ -96,6 +104,11 @@ class MicrogridEnv:
     def day(self) -> Tensor:
         """(B,) day of the data (0 = first) that each copy plays; in training all 0 before the first `reset`."""
         return self._drawer.day
+
+    @property
+    def dates(self) -> tuple[date, ...]:
+        """(B,) calendar date of `day`."""
+        return self._drawer.dates
 
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available."""
@@ -183,25 +196,24 @@ class MicrogridEnv:
         """Nothing to release; part of the `VecEnv` interface."""
 
     def episode_score(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """J in $/day of evaluated episodes, and the score where the scenario's bounds are shipped.
+        """J in $/day of evaluated episodes, and the score where `reference` knows the days' bounds.
 
-        Without shipped bounds the score is -J, so that higher is better all the same.
+        It does for shipped scenarios; `envs.baselines.day_reference` makes it for others. Without it the score is -J,
+        so that higher is better all the same.
         """
         cost = (totals["cost_usd"] + totals["penalty_usd"]).double().cpu() / self._days_per_episode
         result = {"j_usd_per_day": float(cost.mean())}
-        if self._reference is None or not self.settings.evaluation:
+        if self.reference is None or not self.settings.evaluation:
             return {"score": -result["j_usd_per_day"], **result}
-        idle, bound = self._reference.of_days(self._drawer.day)
-        return {
-            "score": score(cost, idle, bound),
-            **result,
-            "idle_usd_per_day": float(idle.mean()),
-            "bound_usd_per_day": float(bound.mean()),
-        }
+        return result | self.reference.summary(cost, self._drawer.day)
 
     def figures(self) -> dict[str, Any]:
-        """Pictures of one day of the last evaluation (matplotlib); empty outside evaluation."""
-        return {} if self._trace is None else self._trace.figures(self._grid)
+        """Pictures of the first copy's last day of an evaluation (matplotlib); empty outside evaluation."""
+        return {} if (day := self.last_day()) is None else day_figures({"": day})
+
+    def last_day(self) -> PlayedDay | None:
+        """What every copy did on the last complete day; None before there is one and outside evaluation."""
+        return None if self._trace is None else self._trace.last_day()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
@@ -260,7 +272,7 @@ class MicrogridEnv:
         self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
         self._tables: DayTables = self._observer.day_tables(day)
         if self._trace is not None:
-            self._trace.start_day(self._drawer.first_date + timedelta(days=int(self.day[0])), self._account)
+            self._trace.start_day(self._drawer.first_date, self.day, self._account)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
         obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state)

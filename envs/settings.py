@@ -25,6 +25,8 @@ class EnvSettings:
 
     num_envs: int | None = None
     """Copies B; None: 1, or in evaluation one per day (or week) of the split."""
+    group_size: int = 1
+    """So many neighbouring copies draw the same episodes: the learner compares them. An evaluation has no groups."""
     device: str = "cpu"
     """Where the tensors live; `auto` is CUDA when there is a GPU."""
     seed: int = 0
@@ -44,6 +46,9 @@ class EnvSettings:
         self._make_plain()
         if self.num_envs is not None and self.num_envs < 1:
             raise ValueError(f"--num-envs must be at least 1, got {self.num_envs}")
+        copies = self.num_envs or 1
+        if self.group_size < 1 or (copies % self.group_size and not self.evaluation):
+            raise ValueError(f"--group-size must be at least 1 and divide --num-envs {copies}, got {self.group_size}")
         if not self.penalty >= 0:
             raise ValueError(f"--penalty must not be negative, got {self.penalty}")
         for flag, value, choices in (
@@ -63,6 +68,7 @@ class EnvSettings:
             raise ValueError(f"evaluation must be True or False, got {self.evaluation!r}")
         plain = {
             "num_envs": None if self.num_envs is None else whole_number("--num-envs", self.num_envs),
+            "group_size": whole_number("--group-size", self.group_size),
             "seed": whole_number("--seed", self.seed),
             "device": str(self.device),
             "penalty": float(self.penalty),

@@ -72,6 +72,22 @@ def gae(
     return advantages, advantages + values
 
 
+def centre_groups(advantages: Tensor, alive: Tensor, group_size: int) -> Tensor:
+    """(T, B, A) minus the mean over the living entries of each group of neighbouring copies, for each step and agent.
+
+    The copies of a group play the same episode, so whatever it brings to all of them, and the critic's error about
+    it, cancels; what is left is what the sampled actions made of it (GRPO's baseline, arXiv:2402.03300, in every step).
+    Gradients stay unbiased: with G copies, A_i - mean A = (G - 1)/G (A_i - mean of the others), whose baseline does not
+    depend on copy i's action.
+    """
+    if group_size == 1:
+        return advantages
+    groups = advantages.unflatten(1, (-1, group_size))
+    weight = alive.to(advantages.dtype).unflatten(1, (-1, group_size))
+    mean = (groups * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
+    return (groups - mean).flatten(1, 2)
+
+
 def normalize_advantages(advantages: Tensor, alive: Tensor, mode: str) -> Tensor:
     """(T, B, A) to mean 0 and population std 1 over living entries: of the `batch`, of each `agent`, or `none`."""
     if mode == "none":

@@ -75,7 +75,7 @@ class TrainConfig:
     """PPO's clip range of the probability ratio."""
     value_clip: bool = False
     """Also clip the step of the value, by the same range in normalised units."""
-    ent_coef: float = 0.01
+    ent_coef: float = 0.003
     """Weight of the entropy bonus at the first iteration."""
     ent_schedule: Schedule = "linear"
     """Weight of the entropy bonus over the iterations: linear towards 0, or constant."""
@@ -264,7 +264,7 @@ RESUME_MAY_CHANGE = (
 PRESETS: dict[str, TrainConfig] = {
     "microgrid": TrainConfig(),
     "particle": TrainConfig(
-        num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_schedule="constant"
+        num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_coef=0.01, ent_schedule="constant"
     ),
 }
 """Named settings: `--preset NAME`; flags override. `particle` goes with 128 copies."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from mappo.advantages import (
     Flags,
     agent_flags,
+    centre_groups,
     gae,
     next_values,
     normalize_advantages,
@@ -43,6 +44,7 @@ class TargetSettings:
     gae_lambda: float
     reward_mode: str
     advantage_norm: str
+    group_size: int = 1
 
 
 @torch.no_grad()
@@ -56,6 +58,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
         rewards, values[:-1], following, flags, gamma=settings.gamma, gae_lambda=settings.gae_lambda
     )
     alive = buffer.alive
+    advantages = centre_groups(advantages.expand_as(alive), alive, settings.group_size)
     value_alive = alive if values.shape[-1] == alive.shape[-1] else alive.any(-1, keepdim=True)
     nets.value_norm.update(returns, value_alive)
     mu, sigma = nets.value_norm.stats()
@@ -66,7 +69,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
         log_prob=buffer.log_prob,
         action_mask=buffer.action_mask,
         alive=alive,
-        advantages=normalize_advantages(advantages.expand_as(alive), alive, settings.advantage_norm),
+        advantages=normalize_advantages(advantages, alive, settings.advantage_norm),
         # V_old in the new statistics, which the update compares V with.
         values=nets.value_norm.normalize(values[:-1]),
         returns=nets.value_norm.normalize(returns),

@@ -147,7 +147,7 @@ class Trainer:
     def learn(self) -> Row:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
-        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config))
+        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config, checked_groups(self.env)))
         lr, ent_coef = self.config.learning_rate(self.iteration), self.config.entropy_coefficient(self.iteration)
         metrics |= self.updater.update(batch, lr=lr, ent_coef=ent_coef, generator=self.generator)
         metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
@@ -307,10 +307,18 @@ def update_settings(config: TrainConfig, num_minibatches: int) -> UpdateSettings
     return UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
 
 
-def target_settings(config: TrainConfig) -> TargetSettings:
+def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:
     """The part of the config that the advantages need."""
     names = ("gamma", "gae_lambda", "reward_mode", "advantage_norm")
-    return TargetSettings(**{name: getattr(config, name) for name in names})
+    return TargetSettings(group_size=group_size, **{name: getattr(config, name) for name in names})
+
+
+def checked_groups(env: VecEnv) -> int:
+    """How many neighbouring copies of the env play the same episodes."""
+    group_size = getattr(env, "group_size", 1)
+    if env.num_envs % group_size:
+        raise ValueError(f"env.group_size must divide the {env.num_envs} copies, got {group_size}")
+    return group_size
 
 
 def buffer_widths(spec: EnvSpec, config: TrainConfig) -> Widths:

@@ -117,6 +117,10 @@ class VecEnvExtras(Protocol):
     spec: Mapping[str, Any]
     """JSON-able keyword arguments that rebuild this env; stored in checkpoints. Default: empty."""
 
+    group_size: int
+    """So many neighbouring copies meet the same randomness (days, loads), apart from actions; advantages are then
+    centred in each group. Default: 1."""
+
     needs_discount: bool
     """True where a time limit cuts a task that goes on, so that gamma must be below 1. Default: False."""
 

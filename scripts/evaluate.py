@@ -1,91 +1,196 @@
-"""Evaluate a run on held-out days against doing nothing: `python scripts/evaluate.py runs/<run>`."""
+"""How good is a policy? Compare runs with baselines and a certified bound on held-out days.
+
+`python scripts/evaluate.py runs/<run>` prints tables and writes report.html, JSON and CSV. Several runs of one
+configuration are summarised across seeds.
+"""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from cli import env_keywords, parse, read_checkpoint, run_command
+from cli import parse, run_command
+from evaluation.compare import Comparison, Row, example_days, weeks_and_dates
+from evaluation.output import reserved, write_all
+from evaluation.play import Played, play, shortened
+from evaluation.reference import Reference, find_reference
+from evaluation.report import html_report
+from evaluation.report_figures import report_pngs
+from evaluation.runs import Run, check_fit, groups_of_seeds, load_runs
+from evaluation.tables import as_json, days_csv, footnotes, summary_csv, terminal_tables
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
 import envs
-from mappo import load_policy
-from mappo.checkpoint import check_fits, unpacking
-from mappo.evaluate import evaluate
-from mappo.spaces import EnvSpec
+from envs.baselines import BASELINES, make_baseline
+from envs.profiles import load_profiles
 
-ROWS = (
-    ("J", "j_usd_per_day", "$/day", ".2f"),
-    ("  energy", "energy_usd", "$/day", ".2f"),
-    ("  generators", "generator_usd", "$/day", ".2f"),
-    ("  demand charge", "demand_usd", "$/day", ".2f"),
-    ("  terminal shortfall", "terminal_usd", "$/day", ".2f"),
-    ("  penalty", "penalty_usd", "$/day", ".2f"),
-    ("score", "score", "0 idle, 1 bound", ".4f"),
-    ("certified bound", "bound_usd_per_day", "$/day", ".2f"),
-    ("hours violating", "violating", "share", ".4%"),
-    ("failed flows", "not_converged", "share", ".4%"),
-    ("mean of lowest voltage", "v_min_pu", "pu", ".4f"),
-    ("mean of highest voltage", "v_max_pu", "pu", ".4f"),
-    ("mean of highest loading", "loading_max", "of rating", ".3f"),
-)
+DEFAULT_BASELINES = tuple(name for name in BASELINES if name != "mpc")
+OPTIMUM = "optimum, replayed"
+WIDTH_IN_A_PIPE = 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Evaluate one run; every day of the split is one deterministic episode."""
+    """Compare runs with baselines and a certified bound; every day of the split is one deterministic episode."""
 
-    run: Annotated[str, tyro.conf.Positional]
-    """Run folder (its best checkpoint) or a checkpoint."""
-    split: Literal["test", "val", "train"] = "test"
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders (their best checkpoints) or checkpoints, all of one scenario; several seeds are summarised."""
+    split: Literal["val", "test", "train"] = "test"
     """Days to play."""
+    baselines: tuple[str, ...] | None = None
+    """Baselines beside the runs, or none; all but mpc, which takes minutes, unless given."""
+    forecast: Literal["persistence", "perfect"] = "persistence"
+    """What mpc expects of loads and renewables."""
+    days: int | None = None
+    """Play only the first so many days of the split."""
+    workers: int | None = None
+    """Processes that solve days; one a core unless given."""
+    out: Path | None = None
+    """Folder to write to; evaluation-<split> in the first run's folder unless given."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object instead of a table."""
-
-
-class Idle:
-    """Does nothing in every copy; the reference of the score."""
-
-    def __init__(self, action: Tensor) -> None:
-        self._action = action
-
-    def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """(B, A, U), the same for every observation."""
-        del action_mask
-        return self._action.expand(len(obs), -1, -1)
+    """Print one JSON object and nothing else."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load, play, print."""
+    """Load, play, compare, print, write."""
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
-    checkpoint = read_checkpoint(args.run)
-    keywords = env_keywords(checkpoint) | {"num_envs": None, "split": args.split, "evaluation": True, "device": "cpu"}
-    env = envs.make(**keywords)
-    with unpacking(checkpoint["path"]):
-        check_fits(EnvSpec.from_dict(checkpoint["policy"]["spec"]), EnvSpec.of(env), checkpoint["path"])
-    policies = {"policy": load_policy(checkpoint["path"]), "idle": Idle(env.idle_action())}
-    results = {name: evaluate(policy, env).summary for name, policy in policies.items()}
+    names = _baselines(args.baselines)
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {args.workers}")
+    runs = load_runs(args.runs)
+    env = _make_env(runs[0], args)
+    for run in runs:
+        check_fit(run, env)
+    out = args.out if args.out is not None else runs[0].folder / f"evaluation-{args.split}"
+    progress = Console(stderr=True)
+    with reserved(out), progress.status("evaluating", spinner="line") as status:
+        started = time.perf_counter()
+        comparison = compare(runs, env, names, args, status.update)
+        status.update("drawing the report")
+        rows = comparison.rows()
+        content = as_json(comparison, rows) | {"out": str(out), "wall_s": round(time.perf_counter() - started, 2)}
+        write_all(out, _files(comparison, rows, content))
     if args.json:
-        print(json.dumps({"checkpoint": checkpoint["path"], "split": args.split, "days": env.num_envs, **results}))
-        return
-    title = f"{Path(checkpoint['path'])}: {env.scenario.name}, {env.num_envs} {args.split} {env.scenario.horizon}s"
-    Console().print(_table(title, results))
+        print(json.dumps(content))
+    else:
+        _print(comparison, rows, out)
 
 
-def _table(title: str, results: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table("", *results, "unit", title=title, title_justify="left")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
-    for name, key, unit, form in ROWS:
-        if any(key in summary for summary in results.values()):
-            cells = [format(summary[key], form) if key in summary else "-" for summary in results.values()]
-            table.add_row(name, *cells, unit)
-    return table
+def compare(
+    runs: Sequence[Run], env: envs.MicrogridEnv, baselines: Sequence[str], args: Args, say: Any = lambda _: None
+) -> Comparison:
+    """Play everything on the env's days."""
+    notes = []
+    played: dict[str, Played] = {}
+    for run in runs:
+        say(f"playing {run.name}")
+        played[run.name] = play(run.name, "run", run.policy, env)
+    for name in baselines:
+        say(f"playing {name}")
+        label = "mpc, perfect forecast" if name == "mpc" and args.forecast == "perfect" else name
+        try:
+            policy = make_baseline(name, env, **_options(name, args))
+        except ValueError as error:
+            if args.baselines is not None:
+                raise
+            notes.append(f"{name} left out: {error}")
+            continue
+        played[label] = play(label, "baseline", policy, env)
+        if unsolved := getattr(policy, "unsolved", 0):
+            notes.append(f"{label}: {unsolved} decisions were not solved and did nothing instead")
+    say("certifying the bounds")
+    idle = played.get("idle") or play("idle", "baseline", make_baseline("idle", env), env)
+    reference, more = find_reference(env, idle.j_usd, split=args.split, workers=args.workers)
+    if reference is not None and reference.schedule is not None:
+        played[OPTIMUM] = _replayed(env, reference)
+    weeks, dates = weeks_and_dates(env, load_profiles(env.scenario).first_date.date())
+    groups, also = groups_of_seeds(runs)
+    return Comparison(
+        scenario=env.scenario.name,
+        split=args.split,
+        horizon=env.scenario.horizon,
+        dates=dates,
+        weeks=weeks,
+        played=played,
+        reference=reference,
+        groups=groups,
+        notes=[*notes, *more, *also],
+        runs={run.name: run.facts for run in runs},
+    )
+
+
+def _replayed(env: envs.MicrogridEnv, reference: Reference) -> Played:
+    from envs.baselines.schedule import Schedule  # noqa: PLC0415 - only where there is a bound
+
+    assert reference.schedule is not None
+    played = play(OPTIMUM, "optimum", Schedule(env, reference.schedule), env)
+    return replace(played, seconds_per_decision=float("nan"))  # it was decided before
+
+
+def _make_env(run: Run, args: Args) -> envs.MicrogridEnv:
+    """One copy for each day (or week) that is played."""
+    keywords: dict[str, Any] = {
+        **run.env_keywords,
+        "num_envs": None,
+        "split": args.split,
+        "evaluation": True,
+        "device": "cpu",
+    }
+    env = envs.make(**keywords)
+    episodes = shortened(env.num_envs, args.days, args.split)
+    return env if episodes == env.num_envs else envs.make(**{**keywords, "num_envs": episodes})
+
+
+def _baselines(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Names to play, each once.
+
+    Raises:
+        ValueError: an unknown name; lists those there are.
+    """
+    if given is None:
+        return DEFAULT_BASELINES
+    if tuple(given) == ("none",):
+        return ()
+    for name in given:
+        if name not in BASELINES:
+            choices = ", ".join(BASELINES)
+            raise ValueError(f"--baselines must be none or some of {choices}; got {name!r}. Runs stand before it")
+    return tuple(dict.fromkeys(given))
+
+
+def _options(name: str, args: Args) -> dict[str, Any]:
+    return {"forecast": args.forecast, "workers": args.workers} if name == "mpc" else {}
+
+
+def _files(comparison: Comparison, rows: Sequence[Row], content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Relative name -> content of every file."""
+    days = {} if comparison.reference is None else example_days(comparison.gap_usd(comparison.first_run.name))
+    pictures = report_pngs(comparison, rows, days)
+    return {
+        "evaluation.json": (json.dumps(content, indent=2) + "\n").encode(),
+        "days.csv": days_csv(comparison).encode(),
+        "summary.csv": summary_csv(rows).encode(),
+        "report.html": html_report(comparison, rows, pictures, days).encode(),
+        **{f"figures/{name}.png": data for name, data in pictures.items()},
+    }
+
+
+def _print(comparison: Comparison, rows: Sequence[Row], out: Path) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH_IN_A_PIPE
+    for heading, table in terminal_tables(comparison, rows):
+        console.print(heading, style="bold", soft_wrap=True, markup=False)
+        console.print(table)
+    for line in footnotes(comparison, rows):
+        console.print(line, soft_wrap=True, markup=False)
+    where = f"report: {out / 'report.html'}; beside it evaluation.json, days.csv, summary.csv, figures/"
+    console.print(where, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ ALIASES = {
 }
 """Names that scripts for RLlib use for our flags."""
 
-ENV_FLAGS = ("scenario", "num_envs", "critic_state", "penalty")
+ENV_FLAGS = ("scenario", "num_envs", "group_size", "critic_state", "penalty")
+DEFAULT_GROUP_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,9 @@ class Args:
     """Named settings that every other flag overrides."""
     num_envs: int = 512
     """Batched copies of the environment."""
+    group_size: int | None = None
+    """So many neighbouring copies play the same drawn day, and advantages are taken against their mean; default 8, or
+    the next divisor of --num-envs below."""
     num_workers: int = 0
     """Worker processes; 0 is right for the microgrid, whose copies are one batch."""
     critic_state: Literal["privileged", "full"] = "privileged"
@@ -165,6 +169,8 @@ def _build(
 ) -> tuple[envs.MicrogridEnv, Trainer]:
     keywords = {} if checkpoint is None else env_keywords(checkpoint)
     keywords |= {name: getattr(args, name) for name in ENV_FLAGS}
+    if args.group_size is None:
+        keywords["group_size"] = _default_group_size(args.num_envs)
     keywords |= {"device": config.device, "seed": keywords.get("seed", config.seed)}
     env = envs.make(**keywords)
     eval_env = envs.make(**keywords | {"num_envs": None, "split": "val", "evaluation": True})
@@ -177,6 +183,10 @@ def _build(
     if args.init_from is not None:
         trainer.policy.start_from(read_checkpoint(args.init_from)["path"])
     return env, trainer
+
+
+def _default_group_size(num_envs: int) -> int:
+    return max(size for size in range(1, DEFAULT_GROUP_SIZE + 1) if num_envs % size == 0)
 
 
 def _complete_reference(eval_env: envs.MicrogridEnv, console: Console | None) -> None:
@@ -209,7 +219,8 @@ def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, st
         "policies": f"{config.policy_sharing}, {len(env.agents)} agents: {', '.join(env.agents)}",
         "reward": f"{reward[config.reward_mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
         "the Reward column sums it over an episode",
-        "envs": f"{env.num_envs} copies x {steps // env.num_envs} steps = {steps:,} env steps an iteration",
+        "envs": f"{env.num_envs} copies x {steps // env.num_envs} steps = {steps:,} env steps an iteration; "
+        f"{env.group_size} copies play the same day",
         "device": f"{trainer.device} (env {env.device})",
         "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "run folder": str(trainer.run.path),

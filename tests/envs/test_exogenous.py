@@ -129,3 +129,20 @@ def test_the_global_generator_is_left_alone() -> None:
     first = env.reset(7)[0]
     torch.manual_seed(99)
     assert torch.equal(env.reset(7)[0], first)
+
+
+def test_copies_of_a_group_draw_the_same_episodes_and_groups_differ() -> None:
+    env = envs.make(num_envs=6, group_size=3, seed=5)
+    for _ in range(2):
+        env.reset()
+        today = env.situation()
+        for values in (today.today.price, today.today.load, today.today.renewables_mw, today.energy_mwh):
+            first, second = values.split(3)
+            assert (first == first[:1]).all()
+            assert not (first[:1] == second).all()
+
+
+def test_an_evaluation_has_no_groups() -> None:
+    env = envs.make(num_envs=6, group_size=4, split="val", evaluation=True)
+    assert env.group_size == 1
+    assert len(env.day.unique()) == 6

@@ -70,6 +70,8 @@ DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
         ({"device": "tpu9"}, r"--device tpu9 does not exist here .*; use cpu or auto"),
         ({"num_envs": 0}, "--num-envs must be at least 1, got 0"),
+        ({"num_envs": 6, "group_size": 4}, "--group-size must be at least 1 and divide --num-envs 6, got 4"),
+        ({"num_envs": 6, "group_size": 0}, "--group-size must be at least 1 and divide --num-envs 6, got 0"),
         ({"num_envs": "3"}, "--num-envs must be a whole number such as 3, got '3'"),
         ({"num_envs": 2.5}, "--num-envs must be a whole number such as 3, got 2.5"),
         ({"num_envs": True}, "--num-envs must be a whole number such as 3, got True"),

@@ -78,13 +78,18 @@ def test_tensorboard_gets_every_group_and_the_pictures(trained: tuple[Path, str]
 
 def test_evaluate_prints_the_policy_beside_idle(trained: tuple[Path, str]) -> None:
     folder = only_run(trained[0])
-    result = run("evaluate.py", str(folder), "--json", cwd=trained[0])
+    result = run("evaluate.py", str(folder), "--days", "2", "--baselines", "idle", "--workers", "1", "--json",
+                 cwd=trained[0])  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
-    assert report["days"] == 70
-    assert report["idle"]["j_usd_per_day"] == pytest.approx(1352.75, rel=1e-4)
-    assert report["idle"]["score"] == pytest.approx(0.0, abs=1e-4)
-    assert report["policy"]["j_usd_per_day"] != report["idle"]["j_usd_per_day"]
+    assert report["days"] == 2
+    with (ROOT / "envs/data/reference/ieee34_ieee13_days.csv").open(newline="") as file:
+        idle_usd = [float(row["idle_usd"]) for row in csv.DictReader(file) if row["split"] == "test"][:2]
+    assert report["policies"]["idle"]["j_usd_per_day"] == pytest.approx(sum(idle_usd) / 2, rel=1e-4)
+    assert report["policies"]["idle"]["score"]["value"] == pytest.approx(0.0, abs=1e-4)
+    assert report["policies"][folder.name]["j_usd_per_day"] != report["policies"]["idle"]["j_usd_per_day"]
+    names = {path.name for path in (folder / "evaluation-test").iterdir()}
+    assert names == {"evaluation.json", "days.csv", "summary.csv", "report.html", "figures"}
 
 
 def test_plot_draws_the_curves_of_a_run(trained: tuple[Path, str], tmp_path: Path) -> None:
@@ -181,6 +186,7 @@ BAD_INPUTS = {
     "unknown flag": (("--iteration", "3"), "--iteration"),
     "unknown scenario": (("--scenario", "atlantis"), "ieee34_ieee13"),
     "remainder": (("--minibatch-size", "100"), "--minibatch-size 100 must divide"),
+    "groups that do not fit": (("--num-envs", "6", "--group-size", "4"), "--group-size must be at least 1 and divide"),
     "no copies": (("--num-envs", "0"), "--num-envs must be at least 1, got 0"),
     "device": (("--device", "cuda:77"), "--device cuda:77"),
     "gamma": (("--gamma", "2"), "--gamma must be in (0, 1]"),
@@ -226,6 +232,7 @@ def test_a_run_folder_stands_for_its_checkpoints_wherever_they_are(tmp_path: Pat
     commands = dict(line.split(":", 1) for line in first.stdout.splitlines() if line.startswith(("evaluate", "resume")))
     for command in commands.values():
         script, *flags = command.replace("python scripts/", "").split()
+        flags += ["--days", "1", "--baselines", "none", "--workers", "1"] if script == "evaluate.py" else []
         result = run(script, *flags, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     again = run("train.py", "--init-from", f"runs/{name}", "--iterations", "1", *TINY, cwd=tmp_path)

@@ -7,6 +7,7 @@ from torch import Tensor
 from mappo.advantages import (
     Flags,
     agent_flags,
+    centre_groups,
     gae,
     next_values,
     normalize_advantages,
@@ -115,3 +116,26 @@ def test_advantages_have_mean_0_and_std_1_over_the_living(mode: str) -> None:
 def test_no_advantage_norm_leaves_them_alone() -> None:
     advantages = torch.ones(2, 2, 2)
     assert normalize_advantages(advantages, advantages.bool(), "none") is advantages
+
+
+def test_groups_are_centred_on_their_living_copies() -> None:
+    """Two groups of two copies, one step, two agents; agent 1 of copy 3 is dead."""
+    advantages = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 7.0], [9.0, 100.0]]).unsqueeze(0)
+    alive = torch.tensor([[True, True], [True, True], [True, True], [True, False]]).unsqueeze(0)
+    centred = centre_groups(advantages, alive, 2)
+    assert centred[alive].tolist() == [-1.0, -10.0, 1.0, 10.0, -2.0, 0.0, 2.0]
+    assert centre_groups(advantages, alive, 1) is advantages
+
+
+def test_centring_groups_leaves_the_policy_gradient_unbiased_up_to_its_scale() -> None:
+    """Expected score-function gradient of a Bernoulli policy, by enumeration of all joint actions of a group."""
+    p, reward = 0.3, (2.0, 5.0)  # probability of action 1; reward of each action
+    plain = centred = 0.0
+    for joint in range(2**3):
+        actions = [joint >> k & 1 for k in range(3)]
+        probability = torch.tensor([p if a else 1 - p for a in actions]).prod()
+        advantages = torch.tensor([reward[a] + 4.0 for a in actions]).view(1, 3, 1)
+        score = torch.tensor([(1 / p) if a else -1 / (1 - p) for a in actions]).view(1, 3, 1)
+        plain += probability * (score * advantages).mean()
+        centred += probability * (score * centre_groups(advantages, torch.ones(1, 3, 1).bool(), 3)).mean()
+    torch.testing.assert_close(centred, plain * 2 / 3)

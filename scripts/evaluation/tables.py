@@ -1,0 +1,233 @@
+"""A comparison as text: tables for the terminal, one JSON object, and CSV.
+
+Data flow: `Comparison`, its `Row`s -> cells -> rich tables, `days.csv`, `summary.csv`, `evaluation.json`.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mappo.checkpoint import versions
+from mappo.statistics import Estimate
+
+from .compare import GRID_FIELDS, Comparison, Row
+from .play import DAYS_PER_EPISODE, PARTS
+
+NOTHING = "-"
+LONGEST_NAME = 26
+MICRO = "\N{MICRO SIGN}"
+SPLIT_NAMES = {"val": "validation", "test": "test", "train": "training"}
+Column = tuple[str, Callable[[Row], str]]
+
+
+def number(value: float, form: str) -> str:
+    """Formatted, or a dash for what does not exist."""
+    if not math.isfinite(value):
+        return NOTHING
+    text = format(value, form)
+    return text.lstrip("-") if float(text.rstrip("%")) == 0 else text  # no minus sign on a rounded zero
+
+
+def interval(estimate: Estimate, form: str) -> str:
+    """`0.94 [0.93, 0.95]`; without interval the value alone."""
+    value = number(estimate.value, form)
+    if not math.isfinite(estimate.low) or estimate.low == estimate.high:
+        return value
+    low, high = (number(end, form).rstrip("%") for end in estimate[1:])
+    return f"{value} [{low}, {high}]"
+
+
+def seconds(value: float) -> str:
+    """With a unit that fits."""
+    if not math.isfinite(value):
+        return NOTHING
+    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value / 1e-6:.0f} {MICRO}s" if value >= 1e-5 else f"{value / 1e-6:.1f} {MICRO}s"
+
+
+def hours(row: Row) -> str:
+    """`118 (7.02%)`."""
+    return f"{number(row.violating_h, '.0f')} ({number(row.violating_share, '.2%')})"
+
+
+SCORES: Sequence[Column] = (
+    ("score", lambda row: interval(row.score, ".3f")),
+    ("J $/day", lambda row: interval(row.j_range_usd, ".1f") if row.across else number(row.j_usd, ".2f")),
+    ("gap $/day", lambda row: interval(row.gap_usd, ".1f")),
+    ("gap", lambda row: interval(row.gap_share, ".2%")),
+)
+MONEY: Sequence[Column] = tuple(
+    (part, lambda row, part=part: number(row.parts_usd.get(part, math.nan), ".1f")) for part in PARTS
+)
+GRID: Sequence[Column] = (
+    ("violating h", hours),
+    ("overloaded h", lambda row: number(row.overloaded_h, ".0f")),
+    ("failed h", lambda row: number(row.failed_h, ".0f")),
+    ("V min pu", lambda row: number(row.v_min_pu, ".4f")),
+    ("V max pu", lambda row: number(row.v_max_pu, ".4f")),
+    ("per decision", lambda row: seconds(row.seconds_per_decision)),
+)
+
+
+def title(comparison: Comparison) -> str:
+    """Scenario, split, days."""
+    dates, split, plural = comparison.dates, SPLIT_NAMES[comparison.split], "s" if len(comparison.dates) > 1 else ""
+    which = f"from {dates[0]} to {dates[-1]}" if plural else f"{dates[0]}"
+    return f"{comparison.scenario}, {len(dates)} {split} {comparison.horizon}{plural} {which}"
+
+
+def terminal_tables(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, Table]]:
+    """Headings and tables: how good; what it pays; the grid, and speed. Each fits into 120 columns; runs in bold."""
+    played = [row for row in rows if row.kind != "bound"]
+    return [
+        (title(comparison), _table(SCORES, rows)),
+        ("Parts of J, $/day", _table(MONEY, played)),
+        ("Hours and voltages of all days together; speed", _table(GRID, played)),
+    ]
+
+
+def footnotes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    """What the numbers mean, as far as the tables need it."""
+    lines = ["J = energy + generator + demand + terminal + penalty"]
+    if comparison.reference is not None:
+        lines[0] += "; score: 0 = doing nothing, 1 = certified bound, which no controller can beat; gap = J - bound"
+        if any(math.isfinite(row.score.low) for row in rows if not row.across):
+            lines.append("[low, high]: 95 % interval, paired over the same days, bootstrap over whole weeks")
+        else:
+            lines.append("no intervals: they need days of at least 5 weeks")
+    lines += sorted({f"rows of several seeds: {row.across} across seeds" for row in rows if row.across})
+    return [*lines, *comparison.notes]
+
+
+def with_content(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """Columns without those that hold nothing, such as scores without a bound."""
+    return [column for column in columns if any(column[1](row) != NOTHING for row in rows)]
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    table = Table("policy", box=SIMPLE_HEAD, pad_edge=False)
+    columns = with_content(columns, rows)
+    for heading, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        style = "bold" if row.kind in ("run", "group") else "dim" if row.kind in ("bound", "optimum") else ""
+        table.add_row(shortened(row.name), *(cell(row) for _, cell in columns), style=style)
+    return table
+
+
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """Both ends of a name that is too long."""
+    end = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[: longest - 1 - end]}…{name[-end:]}"
+
+
+def as_json(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
+    """Plain numbers, lists and dicts; what does not exist is null."""
+    content = {
+        "scenario": comparison.scenario,
+        "split": comparison.split,
+        "horizon": comparison.horizon,
+        "days": len(comparison.dates) * DAYS_PER_EPISODE[comparison.horizon],
+        "first_date": str(comparison.dates[0]),
+        "last_date": str(comparison.dates[-1]),
+        "runs": {name: dict(facts) for name, facts in comparison.runs.items()},
+        "reference": _reference_json(comparison),
+        "policies": {row.name: _row_json(row) for row in rows if row.kind not in ("group", "bound")},
+        "groups": {
+            row.name: _row_json(row) | {"runs": list(comparison.groups[row.name]), "across": row.across}
+            for row in rows
+            if row.kind == "group"
+        },
+        "notes": list(comparison.notes),
+        "versions": versions(),
+    }
+    return _without_nan(content)
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    estimates = {name: getattr(row, name)._asdict() for name in ("score", "gap_usd", "gap_share")}
+    if row.across:
+        estimates["j_across_seeds_usd"] = row.j_range_usd._asdict()
+    return {
+        "kind": row.kind,
+        "j_usd_per_day": row.j_usd,
+        **{f"{part}_usd_per_day": value for part, value in row.parts_usd.items()},
+        **{name: getattr(row, name) for name in GRID_FIELDS},
+        "seconds_per_decision": row.seconds_per_decision,
+        **estimates,
+    }
+
+
+def _reference_json(comparison: Comparison) -> dict[str, Any] | None:
+    if (reference := comparison.reference) is None:
+        return None
+    days = reference.scored
+    content: dict[str, Any] = {
+        "source": reference.source,
+        "idle_usd_per_day": float(reference.idle_usd[days].mean()),
+        "bound_usd_per_day": float(reference.bound_usd[days].mean()),
+        "scored_days": int(days.sum()),
+        "unsolved": list(reference.unsolved),
+    }
+    if (quality := reference.quality) is not None:
+        for name, values in asdict(quality).items():
+            content[f"{name}_mean"], content[f"{name}_max"] = float(values[days].mean()), float(values[days].max())
+    return content
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def days_csv(comparison: Comparison) -> str:
+    """One row for each policy and day; empty cells for what does not exist."""
+    reference = comparison.reference
+    heading = ["policy", "kind", "date", "j_usd", *(f"{part}_usd" for part in PARTS)]
+    heading += ["violating_h", "overloaded_h", "failed_h", "v_min_pu", "v_max_pu", "idle_usd", "bound_usd", "gap_usd"]
+    rows: list[list[Any]] = []
+    for name, played in comparison.played.items():
+        columns = [played.j_usd, *(played.parts_usd[part] for part in PARTS)]
+        columns += [played.violating_h, played.overloaded_h, played.failed_h, played.v_min_pu, played.v_max_pu]
+        if reference is not None:
+            columns += [reference.idle_usd, reference.bound_usd, comparison.gap_usd(name)]
+        values = zip(comparison.dates, *(column.tolist() for column in columns), strict=True)
+        rows += [[name, played.kind, date, *map(_cell, numbers)] for date, *numbers in values]
+    return _csv(heading, rows)
+
+
+def summary_csv(rows: Sequence[Row]) -> str:
+    """One row for each line of the tables."""
+    estimates = ("score", "gap_usd", "gap_share")
+    heading = ["policy", "kind", "j_usd_per_day", *(f"{part}_usd_per_day" for part in PARTS), *GRID_FIELDS]
+    heading += ["seconds_per_decision", *(f"{name}{end}" for name in estimates for end in ("", "_low", "_high"))]
+    lines = []
+    for row in rows:
+        values = [row.j_usd, *(row.parts_usd.get(part, math.nan) for part in PARTS)]
+        values += [getattr(row, name) for name in GRID_FIELDS]
+        values += [row.seconds_per_decision, *(value for name in estimates for value in getattr(row, name))]
+        lines.append([row.name, row.kind, *map(_cell, values)])
+    return _csv([*heading, "across_seeds"], [[*line, row.across] for line, row in zip(lines, rows, strict=True)])
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _csv(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows([row + [""] * (len(heading) - len(row)) for row in map(list, rows)])
+    return text.getvalue()

@@ -1,0 +1,95 @@
+"""Tiny runs, and evaluation without solving or drawing."""
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+import envs.baselines
+from envs.devices import Applied
+from envs.profiles import episode_starts, load_profiles
+from envs.reference import DayReference
+from envs.scenario import Scenario
+from mappo import TrainConfig, Trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def script() -> Iterator[Any]:
+    """The script as a module, with its folder on the path as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        yield importlib.import_module("evaluate")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One iteration each: three seeds of a configuration, another network, another scenario, and weeks."""
+    folder = tmp_path_factory.mktemp("runs")
+    wanted: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        **{f"tiny_s{seed}": ({"seed": seed}, {}) for seed in (1, 2, 3)},
+        "wide": ({"hidden_dim": 12}, {}),
+        "other": ({}, {"safety": {"v_min_pu": 0.96}}),
+        "weeks": ({"gamma": 0.99, "num_steps": 24}, {"horizon": "week"}),
+    }
+    for name, (settings, keys) in wanted.items():
+        env = envs.make(num_envs=2, **keys)
+        small = {"iterations": 1, "num_epochs": 1, "num_minibatches": 1, "hidden_dim": 8, "tensorboard": False}
+        config = TrainConfig(**{**small, "runs_dir": str(folder), "experiment_name": name, **settings})
+        Trainer(env, config).train()
+    return {name: folder / name for name in wanted}
+
+
+def made_up_bound(unsolved: Sequence[int] = ()) -> Callable[..., Any]:
+    """`certified_bound` without a solver: 100 $ below doing nothing, and a schedule that does nothing."""
+
+    def bound(scenario: Scenario, split: str, days: int, **_: Any) -> Any:
+        profiles = load_profiles(scenario)
+        day = torch.tensor(episode_starts(profiles.num_days, split, "day")[:days])  # pyright: ignore[reportArgumentType]
+        reference = DayReference.of(scenario, profiles.num_days)
+        assert reference is not None
+        usd = reference.idle_usd[day] - 100.0
+        usd[list(unsolved)] = math.nan
+        flat = torch.where(usd.isfinite(), 0.25, math.nan)
+        nothing = torch.zeros(days, len(scenario.microgrids), scenario.steps_per_day, dtype=torch.float64)
+        return SimpleNamespace(
+            day=day,
+            usd=usd,
+            primal_usd=usd + 0.01,
+            cone_residual=flat,
+            phantom_loss_mwh=flat,
+            width=flat,
+            schedule=Applied(*[nothing] * 5),
+            unsolved=tuple(profiles.first_date.date() for _ in unsolved),
+        )
+
+    return bound
+
+
+@pytest.fixture
+def no_solver(monkeypatch: pytest.MonkeyPatch, script: Any) -> None:
+    """Bounds are made up, so that nothing is solved."""
+    del script  # puts its folder on the path
+    monkeypatch.setattr(importlib.import_module("evaluation.reference"), "require_solver", lambda _: None)
+    monkeypatch.setitem(vars(envs.baselines), "certified_bound", made_up_bound())
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch, script: Any) -> None:
+    """Drawing takes most of the time, and most tests do not look."""
+    blank = dict.fromkeys(("scores", "gaps", "money", "days"), b"\x89PNG")
+    monkeypatch.setattr(script, "report_pngs", lambda *_: blank)
+
+
+@pytest.fixture
+def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if cvxpy were not installed."""
+    extra = importlib.import_module("envs.baselines.extra")
+    monkeypatch.setattr(extra, "SOLVER_PACKAGES", ("a_package_that_is_missing",))
