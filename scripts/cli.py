@@ -16,6 +16,7 @@ from mappo.checkpoint import read_file, unpacking
 from mappo.run_folder import find_checkpoint
 
 USER_ERROR = 2
+SEED_OR_TIME = re.compile(r"[-_. ]+(s|seed)?[-_. \d]*$")  # what the names of seeds end with
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 Args = TypeVar("Args")
 
@@ -88,6 +89,13 @@ def read_checkpoint(path: str, names: Sequence[str] = ("best", "latest")) -> dic
     if "config" not in content:
         raise ValueError(f"{file} holds only a policy; give a checkpoint of a run, such as latest.pt")
     return content | {"path": str(file)}
+
+
+def common_stem(names: Sequence[str]) -> str:
+    """What the names of several runs begin with, without a seed or time; may be empty."""
+    first, last = min(names), max(names)  # what these two share, all share
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return SEED_OR_TIME.sub("", first[: next(same, len(first))])
 
 
 def env_keywords(checkpoint: dict[str, Any]) -> dict[str, Any]:

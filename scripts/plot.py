@@ -1,6 +1,7 @@
 """Draw the curves of one or several runs into one picture: `python scripts/plot.py runs/<run> --out curves.png`."""
 
 import csv
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from cli import parse, run_command
+from cli import common_stem, parse, run_command
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mappo.run_folder import read_config
 
 PANELS = (
     ("validation score (0 idle, 1 bound)", "eval/score"),
@@ -17,11 +21,13 @@ PANELS = (
     ("violating share of training steps", "grid/violating"),
     ("standard deviation of actions", "policy/std"),
 )
+UNLIKE = ("seed", "experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
+"""Settings that seeds of one configuration need not share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Draw runs beside each other; the x axis is env steps."""
+    """Draw runs beside each other, seeds of one configuration as mean and range; the x axis is env steps."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
@@ -34,13 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
     if not args.runs:
         raise ValueError("give at least one run folder: python scripts/plot.py runs/<run>")
-    tables = {run.name: read_metrics(run) for run in args.runs}
+    tables = {run: read_metrics(run) for run in args.runs}
     figure = Figure(figsize=(11, 7), layout="constrained")
     for axes, (title, column) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        for name, rows in tables.items():
-            points = [(float(row["env_steps"]), float(row[column])) for row in rows if row.get(column)]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name)
+        for name, runs in seeds_of_configurations(args.runs).items():
+            draw(axes, name, [points(tables[run], column) for run in runs])
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("env steps")
         axes.grid(alpha=0.3)
@@ -50,6 +54,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"--out {args.out} cannot be written: {error}") from error
     print(f"wrote {args.out}")
+
+
+def seeds_of_configurations(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Runs whose settings agree apart from the seed, by name: the run's own, or what the names of several share."""
+    by_settings: dict[str, list[Path]] = {}
+    for run in runs:
+        content = read_config(run) or {"config": {"run": str(run)}, "env": {}}
+        settings = [{k: v for k, v in content[part].items() if k not in UNLIKE} for part in ("config", "env")]
+        by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    named: dict[str, list[Path]] = {}
+    for members in by_settings.values():
+        names = [run.resolve().name for run in members]
+        title = names[0] if len(members) == 1 else f"{common_stem(names) or names[0]}, {len(members)} seeds"
+        named[title if title not in named else str(members[0])] = members
+    return named
+
+
+def points(rows: Sequence[dict[str, str]], column: str) -> dict[float, float]:
+    """Env steps -> value, where the column has one."""
+    return {float(row["env_steps"]): float(row[column]) for row in rows if row.get(column)}
+
+
+def draw(axes: Axes, name: str, curves: Sequence[dict[float, float]]) -> None:
+    """The mean of some seeds over the env steps they share, and a band from their lowest to their highest."""
+    steps = sorted(set.intersection(*map(set, curves)))
+    if not steps:
+        return
+    values = [[curve[step] for curve in curves] for step in steps]
+    (line,) = axes.plot(steps, [sum(row) / len(row) for row in values], label=name)
+    if len(curves) > 1:
+        low, high = [min(row) for row in values], [max(row) for row in values]
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:

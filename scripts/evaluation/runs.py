@@ -4,13 +4,12 @@ Data flow: paths -> checkpoints -> `Run` -> `evaluate.py`; configs -> groups of 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import env_keywords, read_checkpoint
+from cli import common_stem, env_keywords, read_checkpoint
 
 import envs
 from envs.baselines import BASELINES
@@ -25,8 +24,6 @@ IN_EVERY_SEED = ("seed", "device")
 """Settings of the env that seeds of one configuration may differ in; the others must be the same."""
 NAMES = ("experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
 LOGGING = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
-SEED_OR_TIME = re.compile(r"[-_. ]+(s|seed)?[-_. \d]*$")
-"""What the names of seeds end with."""
 STATE = ("state_dim", "state_names")  # only critics see the state
 
 
@@ -81,16 +78,10 @@ def groups_of_seeds(runs: Sequence[Run]) -> tuple[dict[str, list[str]], list[str
             same = ", ".join(run.name for run in members)
             notes.append(f"{same} are not summarised: several have the same seed")
             continue
-        stem = SEED_OR_TIME.sub("", _common_start([run.name for run in members])) or members[0].facts["algo"]
+        stem = common_stem([run.name for run in members]) or members[0].facts["algo"]
         name = f"{stem}, {len(members)} seeds"
         groups[name if name not in groups else f"{name} ({len(groups) + 1})"] = [run.name for run in members]
     return groups, notes
-
-
-def _common_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)  # what these two share, all share
-    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    return first[: next(same, len(first))]
 
 
 def _load(name: str, folder: Path, checkpoint: Mapping[str, Any]) -> Run:
