@@ -64,7 +64,10 @@ class Bound:
 
     @property
     def failed_flow_margin_usd(self) -> Tensor:
-        """(D,) by how much a day with a failed flow costs more than the bound at least; NaN where not shown."""
+        """(D,) by how much a day with a failed flow costs more than the bound at least; NaN where not shown.
+
+        0 where a failed flow is so cheap that its price is the bound.
+        """
         penalty = self.scenario.dt_h * self.scenario.safety.failed_flow_usd_per_h
         return self.floor_usd + penalty - self.usd
 
@@ -147,19 +150,24 @@ def _assemble(env: MicrogridEnv, split: Split, rows: list[Row]) -> Bound:
     def column(name: str) -> Tensor:
         return torch.tensor([getattr(solution, name) for solution in solutions], dtype=torch.float64)
 
+    # a failed flow is outside the relaxation: such a day costs the floor and its penalty at least, any day the floor
+    floor = torch.tensor([floor for _, floor in rows], dtype=torch.float64)
+    failed = floor + env.scenario.dt_h * env.scenario.safety.failed_flow_usd_per_h
+    certified = column("certified_usd")
+    certified = torch.where(floor.isnan(), certified, torch.maximum(torch.minimum(certified, failed), floor))
     parts = (torch.stack([s.set_points[k] for s in solutions]) for k in range(len(Applied._fields)))
     return Bound(
         scenario=env.scenario,
         split=split,
         day=days,
         dates=env.dates[: len(rows)],
-        usd=column("certified_usd"),
+        usd=certified,
         primal_usd=column("primal_usd"),
         residual_allowance_usd=column("residual_allowance_usd"),
         low_voltage_allowance_usd=column("low_voltage_allowance_usd"),
         cone_residual=column("cone_residual_pu2"),
         phantom_loss_mwh=column("phantom_loss_mwh"),
-        floor_usd=torch.tensor([floor for _, floor in rows], dtype=torch.float64),
+        floor_usd=floor,
         schedule=Applied(*(part.transpose(1, 2) for part in parts)),
         status=tuple(solution.status for solution in solutions),
     )

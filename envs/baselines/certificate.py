@@ -7,6 +7,7 @@ feasible x costs at least -x*'Px*/2 - b'z + r'x with r = Px* + c + A'z. r is rou
 schedule can reach without paying more in penalties than a day is worth. The least r'x over that box is the allowance.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import clarabel
@@ -71,7 +72,7 @@ def solve_day(model: DistFlow, day: DayData, floor_usd: float | None = None) -> 
     Args:
         model: compiled for as many steps as the day has left.
         day: the numbers of the day.
-        floor_usd: what every schedule pays at least, penalties apart, if known: it makes the allowance small.
+        floor_usd: of `floor.py`, if known: it makes the allowances small.
     """
     answer, status = _solve(model, day)
     if answer is None:
@@ -79,13 +80,15 @@ def solve_day(model: DistFlow, day: DayData, floor_usd: float | None = None) -> 
         nothing = torch.full((model.steps, len(model.scenario.microgrids)), nan, dtype=torch.float64)
         return DaySolution(nan, nan, nan, nan, nan, nan, Applied(*[nothing] * 5), status)
     residual = answer.quadratic @ answer.x + answer.linear + answer.matrix.T @ answer.z
-    low, high = _box(model, answer.column, len(residual), _penalty_limit(model, answer.value_usd, floor_usd))
-    allowance = -float(np.where(residual > 0, residual * low, residual * high).sum())
     dual_usd = -0.5 * float(answer.x @ (answer.quadratic @ answer.x)) - float(answer.right @ answer.z)
-    low_voltage = low_voltage_allowance(model)
+    dual_usd += answer.constant_usd
+    penalty_usd = _penalty_limit(model, max(answer.value_usd, dual_usd), floor_usd)
+    low, high = _box(model, answer.column, len(residual), penalty_usd)
+    allowance = -float(np.where(residual > 0, residual * low, residual * high).sum())
+    low_voltage = low_voltage_allowance(model, penalty_usd)
     cone, phantom_mwh = _relaxation_gap(model)
     return DaySolution(
-        certified_usd=dual_usd + answer.constant_usd - allowance - low_voltage,
+        certified_usd=dual_usd - allowance - low_voltage,
         primal_usd=answer.value_usd,
         residual_allowance_usd=allowance,
         low_voltage_allowance_usd=low_voltage,
@@ -98,8 +101,10 @@ def solve_day(model: DistFlow, day: DayData, floor_usd: float | None = None) -> 
 
 def _solve(model: DistFlow, day: DayData) -> tuple[_Answer | None, str]:
     model.set_day(day)
-    # the options are Clarabel's own below; cvxpy wants to see some all the same
-    data, chain, inverse = model.problem.get_problem_data(cp.CLARABEL, solver_opts={})
+    # the options are Clarabel's own below; cvxpy wants to see some all the same. Its default back end for many
+    # parameters (cvxpy 1.9.3, quarter-hour steps) fails; SciPy's also compiles sooner
+    backend = cp.SCIPY_CANON_BACKEND
+    data, chain, inverse = model.problem.get_problem_data(cp.CLARABEL, canon_backend=backend, solver_opts={})
     assert chain is not None  # None only for other kinds of solver
     solver: Any = clarabel  # compiled, without type stubs
     settings = solver.DefaultSettings()
@@ -113,37 +118,58 @@ def _solve(model: DistFlow, day: DayData) -> tuple[_Answer | None, str]:
     status = str(found.status)
     if status not in ("Solved", "AlmostSolved"):
         return None, status
-    model.problem.unpack_results(found, chain, inverse)
+    with warnings.catch_warnings():
+        # `AlmostSolved` is no worry: the certificate measures what is missing
+        warnings.filterwarnings("ignore", "Solution may be inaccurate", UserWarning)
+        model.problem.unpack_results(found, chain, inverse)
     value_usd = float(_array(model.problem.value))
     column = data["param_prob"].var_id_to_col
     x, z = np.array(found.x), np.array(found.z)
     return _Answer(quadratic, linear, matrix, right, column, x, z, value_usd, value_usd - found.obj_val), status
 
 
-def low_voltage_allowance(model: DistFlow) -> float:
+def low_voltage_allowance(model: DistFlow, penalty_usd: float) -> float:
     """$ by which loads that shrink below 0.8 pu could undercut the dual objective; 0 is the normal case.
 
-    Below 0.8 pu the env scales what a bus draws by V^2 / 0.64, so it draws a share s less, with s <= 1 - V^2 / v_min^2
-    where v_min >= 0.8. At the optimum's prices (duals of the balances) that saves at most s times the bus's largest
-    power; the voltage penalty charges for v_min^2 - V^2 = s v_min^2 at least, of which the dual solution has spent the
-    dual of the limit. What is left over must pay for the saving, bus by bus and hour by hour.
+    Below 0.8 pu the env scales what a bus draws by V^2 / 0.64: it draws a share s = 1 - V^2 / 0.64 less. At the
+    optimum's prices (duals of the balances) that saves at most s times the bus's largest power; where a negative
+    price makes the bill a line through the lowest power, that point moves down with the loads. The voltage penalty
+    charges for v_min^2 - V^2, of which the dual solution has spent the dual of the limit. Saving less what is left of
+    the charge is convex in V^2, so it is largest at no depth or at the greatest one that penalties below `penalty_usd`
+    allow a bus. The same budget bounds the sum over buses and hours.
+
+    Args:
+        model: solved.
+        penalty_usd: what a schedule cheaper than the optimum can pay in penalties at most.
     """
     safety = model.scenario.safety
     p_max, q_max = model.tree.largest_draw(model.scenario, model.day.load)
     price_p, price_q = (np.abs(_array(balance.dual_value)) for balance in (model.p_balance, model.q_balance))
+    dt_h, export_share = model.scenario.dt_h, model.scenario.tariff.export_share
+    price_p = price_p + dt_h * (1 - export_share) * np.maximum(-model.day.price, 0.0)[:, None]
     saving = price_p * p_max + price_q * q_max
-    if safety.v_min_pu < LOW_VOLTAGE_PU:
+    deepest = safety.v_min_pu**2
+    if safety.v_min_pu < LOW_VOLTAGE_PU or not safety.voltage_usd_per_h:
         return float(saving.sum())
-    spare = 0.5 * model.scenario.dt_h * safety.voltage_usd_per_h - _array(model.lower_limit.dual_value)
-    return float((saving - spare * safety.v_min_pu**2).clip(min=0.0).sum())
+    spare = (0.5 * dt_h * safety.voltage_usd_per_h - _array(model.lower_limit.dual_value)).clip(min=0.0)
+    budget = 2 * penalty_usd / (dt_h * safety.voltage_usd_per_h)  # of v_min^2 - V^2, all buses and hours together
+    depth = min(budget, deepest)
+    share = max(1 - (deepest - depth) / LOW_VOLTAGE_PU**2, 0.0)
+    gain = (saving * share - spare * depth).clip(min=0.0)
+    return float(min(gain.sum(), gain.max() * budget / depth))
 
 
 def _penalty_limit(model: DistFlow, value_usd: float, floor_usd: float | None) -> float:
     """$ of penalties that no schedule cheaper than `value_usd` can pay."""
     if floor_usd is not None:
         return 2 * max(value_usd - floor_usd, 0.0) + 1.0
-    turnover = model.scenario.dt_h * np.abs(model.day.price).sum() * _installed(model)
-    return abs(value_usd) + float(turnover)
+    # what a negative price can earn: a power S draws at most |S| / 0.8, since its current falls with the voltage below
+    # 0.8 pu; shunts count at 2 pu; all is seen from the source through the ratios
+    tree = model.tree
+    ratios = np.sqrt(np.maximum(tree.ratio2_max, 1.0).prod())
+    current_pu = _installed(model) / BASE_MVA / LOW_VOLTAGE_PU + 2 * np.hypot(tree.g_pu, tree.b_pu).sum()
+    reach_mw = BASE_MVA * max(np.sqrt(tree.slack_v2_pu), 1.0) * ratios * current_pu
+    return abs(value_usd) + float(model.scenario.dt_h * np.abs(model.day.price).sum() * reach_mw) + 1.0
 
 
 def _installed(model: DistFlow) -> float:
@@ -160,14 +186,16 @@ def _box(model: DistFlow, column: dict[int, int], size: int, penalty_usd: float)
     tree, scenario, day = model.tree, model.scenario, model.day
     safety, dt_h, installed = scenario.safety, scenario.dt_h, _installed(model)
     excess_v2 = 2 * penalty_usd / (dt_h * safety.voltage_usd_per_h) if safety.voltage_usd_per_h else UNKNOWN_RANGE
-    excess_l = 2 * penalty_usd / (dt_h * safety.current_usd_per_h) if safety.current_usd_per_h else UNKNOWN_RANGE
     v2_max = safety.v_max_pu**2 + excess_v2
-    known = np.where(np.isfinite(tree.rating2_pu), tree.rating2_pu, (UNKNOWN_RANGE * installed) ** 2)
-    l_max = known * (1 + excess_l)
+    l_max = np.full_like(tree.rating2_pu, (UNKNOWN_RANGE * installed) ** 2)
+    if safety.current_usd_per_h:
+        most = tree.rating2_pu * (1 + 2 * penalty_usd / (dt_h * safety.current_usd_per_h))
+        l_max = np.where(np.isfinite(most), most, l_max)
     flow_max = np.sqrt(max(v2_max, tree.slack_v2_pu) * l_max)
     head_max = float(flow_max @ tree.at_slack) + installed
     energy_max = np.array([grid.battery.energy_max_mwh for grid in scenario.microgrids.values()])
-    bill_max = dt_h * np.abs(day.price).max() * (head_max + installed) * 2
+    party_max = head_max + (float(flow_max[tree.pcc].sum()) if scenario.settlement == "individual" else 0.0)
+    bill_max = dt_h * np.abs(day.price).max() * (party_max + installed) * 2
     ranges = {
         model.p: (-flow_max, flow_max),
         model.q: (-flow_max, flow_max),
@@ -175,7 +203,7 @@ def _box(model: DistFlow, column: dict[int, int], size: int, penalty_usd: float)
         model.v: (0.0, v2_max),
         model.under: (0.0, safety.v_min_pu**2),
         model.over: (0.0, excess_v2),
-        model.overload: (0.0, excess_l),
+        model.overload: (0.0, (l_max / tree.rating2_pu - 1).clip(min=0.0)),
         model.energy: (0.0, energy_max),
         model.shortfall: (0.0, energy_max),
         model.head_p: (-head_max, head_max),

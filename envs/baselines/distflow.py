@@ -122,8 +122,11 @@ class DistFlow:
             _flat(v_parent + self.l), cp.vstack([_flat(2 * self.p), _flat(2 * self.q), _flat(v_parent - self.l)])
         )
         lower_limit = self.under >= limits.v_min_pu**2 - self.v
-        # at the slack bus stand the branches below it, its own load and its shunt
+        # at the slack bus stand the branches below it, its own load, devices and shunt
+        source = {kind: np.asarray(matrix[:, :1].todense())[:, 0] / BASE_MVA for kind, matrix in tree.devices.items()}
         at_source = self._load @ tree.load_pu.real[:, 0] + tree.slack_v2_pu * tree.slack_shunt_pu.real
+        at_source += (self.charge - self.discharge) @ source["battery"] - self.generator_p @ source["generator"]
+        at_source -= self.pv @ source["pv"] + self.wind @ source["wind"]
         others = [
             self.head_p == BASE_MVA * (self.p @ tree.at_slack + at_source),
             self.v[:, fixed] == scaled(behind, tree.ratio2_min)[:, fixed],

@@ -22,7 +22,7 @@ from envs.exogenous import ExogenousDay
 from envs.profiles import Split
 from envs.scenario import Scenario
 
-VERSION = 1  # of the program and of the file; a change of either makes old files unknown
+VERSION = 2  # of the program and of the file; a change of either makes old files unknown
 Row = tuple[DaySolution, float]
 """A day's solution and its floor in $."""
 Solved = dict[int, Row]
@@ -66,7 +66,8 @@ class BoundStore:
         if self.path is None or not self.path.is_file():
             return {}
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # numpy leaves a file that it opened itself open where it is damaged
+            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             return _unpacked(content)
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:

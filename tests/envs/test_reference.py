@@ -85,6 +85,36 @@ def test_score_is_0_for_idle_and_1_for_the_bound() -> None:
     assert score(torch.tensor([11.0, 14.0]), idle_usd, bound_usd) == pytest.approx(0.5)
 
 
+def test_days_without_a_bound_count_neither_way() -> None:
+    nan = float("nan")
+    found = DayReference(torch.tensor([10.0, 20.0, 30.0]), torch.tensor([8.0, nan, 24.0]))
+    days, cost_usd = torch.tensor([2, 1, 0]), torch.tensor([27.0, 1e6, 10.0])
+    assert found.summary(cost_usd, days) == {
+        "score": pytest.approx(3 / 8),
+        "idle_usd_per_day": pytest.approx(20.0),
+        "bound_usd_per_day": pytest.approx(16.0),
+    }
+    idle_usd, bound_usd = found.of_days(days)
+    assert idle_usd.tolist() == [30.0, 20.0, 10.0]
+    assert bound_usd.isnan().tolist() == [False, True, False]
+
+
+def test_a_reference_of_other_days_is_refused() -> None:
+    found = DayReference(torch.tensor([10.0, 20.0]), torch.tensor([8.0, float("nan")]))
+    with pytest.raises(ValueError, match=r"holds no bound of the 2 days played; make it for their split"):
+        found.summary(torch.tensor([9.0, 9.0]), torch.tensor([1, 1]))
+
+
+def test_the_optimum_replayed_costs_a_little_more_than_the_bound() -> None:
+    with (DATA / "reference" / "ieee34_ieee13_days.csv").open(newline="") as file:
+        rows = [
+            {name: float(row[f"{name}_usd"]) for name in ("bound", "replay", "idle")} for row in csv.DictReader(file)
+        ]
+    for row in rows:
+        assert row["bound"] < row["replay"] < row["idle"]
+        assert row["replay"] / row["bound"] < 1.002
+
+
 def test_env_scores_an_idle_evaluation_0() -> None:
     env = envs.make(split="val", evaluation=True)
     played = play(env, idle(env))
