@@ -1,7 +1,7 @@
 """What an operator knows before a decision, and the forecast rule that turns it into an outlook to midnight.
 
-Data flow: `MicrogridEnv.situation()` -> `outlook` -> baselines and the receding-horizon optimiser. Everything float64 on
-the CPU. Dims: B copies, A microgrids, H steps a day, h steps left including the present one.
+Data flow: `MicrogridEnv.situation()` -> `outlook` -> baselines and the receding-horizon optimiser. Everything float64
+on the CPU. Dims: B copies, A microgrids, H steps a day, h steps left including the present one.
 """
 
 from typing import Literal, NamedTuple

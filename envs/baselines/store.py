@@ -85,6 +85,7 @@ class BoundStore:
         try:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, allow_pickle=False, **_packed(solved))
+            Path(name).chmod(0o644)  # a temporary file is its owner's alone
             Path(name).replace(self.path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from envs.composition import build_network
 from envs.grid import connections
+from envs.power.flow import LOW_VOLTAGE_PU
 from envs.power.network import BASE_MVA, Network
 from envs.scenario import Scenario
 
@@ -39,8 +40,13 @@ class Tree:
 
     @classmethod
     def of(cls, scenario: Scenario) -> "Tree":
-        """Matrices of a scenario's network."""
+        """Matrices of a scenario's network.
+
+        Raises:
+            ValueError: a network for which the bound's proof does not hold (docs/bound.md).
+        """
         net = build_network(scenario)
+        check_provable(scenario, net)
         below = slice(1, None)
         parent = net.parent.numpy()[below]
         n = len(parent)
@@ -83,6 +89,23 @@ class Tree:
             p = p + np.array([getattr(grid, kind).p_max_mw for grid in grids]) / BASE_MVA @ place[:, 1:]
         q = q + np.array([grid.battery.s_max_mva for grid in grids]) / BASE_MVA @ self.devices["battery"][:, 1:]
         return p, q
+
+
+def check_provable(scenario: Scenario, net: Network) -> None:
+    """Refuse what the program would account for otherwise than the env does."""
+    if abs(net.slack_v_pu) < LOW_VOLTAGE_PU:
+        raise ValueError(
+            f"a bound needs feeder.slack_v_pu of at least {LOW_VOLTAGE_PU}, where loads at the source shrink too; "
+            f"got {abs(net.slack_v_pu):g}"
+        )
+    for name, grid in scenario.microgrids.items():
+        for kind in ("battery", "generator", "pv", "wind"):
+            bus = f"{name}.{getattr(grid, kind).bus}"
+            if net.areas[net.position(bus)] != name:
+                raise ValueError(
+                    f"a bound needs every device inside its microgrid, but {name}'s {kind}.bus {bus} is one with a bus "
+                    "of the feeder; choose another bus"
+                )
 
 
 def _ratio_range(net: Network) -> tuple[Array, Array]:

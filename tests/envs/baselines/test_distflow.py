@@ -1,5 +1,6 @@
 """The relaxation holds everything that the env can do: trajectories of the env are put into its constraints."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from envs.baselines.day_data import day_data
 from envs.baselines.distflow import DistFlow, bill_pieces
-from envs.baselines.tree import Tree
+from envs.baselines.tree import Tree, check_provable
+from envs.composition import build_network
 from envs.grid import GridState
 from envs.microgrid import MicrogridEnv
 from envs.scenario import Scenario, load_scenario
@@ -191,3 +193,15 @@ def test_the_largest_draw_covers_loads_and_every_device(scenario: Scenario) -> N
     assert p[0, at] == pytest.approx(abs(load[0]) + 0.5)
     assert q[0, at] == pytest.approx(abs(load[1]) + 0.6)
     assert p.sum() == pytest.approx(env.network.load_p_mw.abs().sum().item() + 1.5 + 1.76 + 1.0 + 0.6)
+
+
+def test_networks_for_which_the_proof_does_not_hold_are_refused() -> None:
+    low = load_scenario("ieee34_ieee13", {"feeder": {"slack_v_pu": 0.79}})
+    with pytest.raises(ValueError, match=r"feeder\.slack_v_pu of at least 0\.8, .* got 0\.79"):
+        Tree.of(low)
+    scenario = load_scenario("ieee34_ieee13")
+    net = build_network(scenario)
+    areas = list(net.areas)
+    areas[net.position("MG1.645")] = "DSO"  # as if a closed switch made them one bus
+    with pytest.raises(ValueError, match=r"MG1's battery\.bus MG1\.645 is one with a bus of the feeder"):
+        check_provable(scenario, replace(net, areas=tuple(areas)))
