@@ -55,6 +55,7 @@ class Trainer:
             raise ValueError(
                 "--gamma must be below 1 for an env whose episodes are cut while the task goes on, got 1; try 0.99"
             )
+        self.group_size = checked_groups(env)
         if config.wandb:
             require_wandb()
         num_steps, num_minibatches = config.rollout_steps(env.num_envs), config.minibatch_count(env.num_envs)
@@ -147,7 +148,7 @@ class Trainer:
     def learn(self) -> Row:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
-        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config, checked_groups(self.env)))
+        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config, self.group_size))
         lr, ent_coef = self.config.learning_rate(self.iteration), self.config.entropy_coefficient(self.iteration)
         metrics |= self.updater.update(batch, lr=lr, ent_coef=ent_coef, generator=self.generator)
         metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
@@ -316,8 +317,8 @@ def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:
 def checked_groups(env: VecEnv) -> int:
     """How many neighbouring copies of the env play the same episodes."""
     group_size = getattr(env, "group_size", 1)
-    if env.num_envs % group_size:
-        raise ValueError(f"env.group_size must divide the {env.num_envs} copies, got {group_size}")
+    if group_size < 1 or env.num_envs % group_size:
+        raise ValueError(f"env.group_size must be at least 1 and divide num_envs {env.num_envs}, got {group_size}")
     return group_size
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ from mappo.run_folder import find_checkpoint
 
 USER_ERROR = 2
 SEED_OR_TIME = re.compile(r"[-_. ]+(s|seed)?[-_. \d]*$")  # what the names of seeds end with
+IN_EVERY_SEED = ("seed", "device", "experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
+IN_EVERY_SEED += ("tensorboard", "wandb", "wandb_project", "wandb_entity")
+"""Settings that seeds of one configuration may differ in; the others must be the same."""
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 Args = TypeVar("Args")
 
@@ -89,6 +93,17 @@ def read_checkpoint(path: str, names: Sequence[str] = ("best", "latest")) -> dic
     if "config" not in content:
         raise ValueError(f"{file} holds only a policy; give a checkpoint of a run, such as latest.pt")
     return content | {"path": str(file)}
+
+
+def configuration_key(config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+    """Equal for seeds of one configuration.
+
+    Args:
+        config: fields of `TrainConfig`.
+        env: arguments of `envs.make`.
+    """
+    settings = [{k: v for k, v in part.items() if k not in IN_EVERY_SEED} for part in (config, env)]
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def common_stem(names: Sequence[str]) -> str:

@@ -8,16 +8,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from cli import parse, run_command
-from evaluation.compare import Comparison, Row, example_days, weeks_and_dates
+from evaluation.compare import Comparison, Row, example_days
 from evaluation.output import reserved, write_all
-from evaluation.play import Played, play, shortened
+from evaluation.play import Played, episodes_to_play, play
 from evaluation.reference import Reference, find_reference
 from evaluation.report import html_report
 from evaluation.report_figures import report_pngs
@@ -27,11 +27,11 @@ from rich.console import Console
 
 import envs
 from envs.baselines import BASELINES, make_baseline
-from envs.profiles import load_profiles
 
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != "mpc")
 OPTIMUM = "optimum, replayed"
 WIDTH_IN_A_PIPE = 150
+DAYS_PER_WEEK = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Args:
     forecast: Literal["persistence", "perfect"] = "persistence"
     """What mpc expects of loads and renewables."""
     days: int | None = None
-    """Play only the first so many days of the split."""
+    """Play only the first so many days of the split, or weeks where the scenario runs over weeks."""
     workers: int | None = None
     """Processes that solve days; one a core unless given."""
     out: Path | None = None
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = _baselines(args.baselines)
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {args.workers}")
+    if args.forecast != "persistence" and "mpc" not in names:
+        raise ValueError(f"--forecast {args.forecast} is for mpc, which is not played; add --baselines mpc")
     runs = load_runs(args.runs)
     env = _make_env(runs[0], args)
     for run in runs:
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    runs: Sequence[Run], env: envs.MicrogridEnv, baselines: Sequence[str], args: Args, say: Any = lambda _: None
+    runs: Sequence[Run], env: envs.MicrogridEnv, baselines: Sequence[str], args: Args, say: Callable[[str], Any]
 ) -> Comparison:
     """Play everything on the env's days."""
     notes = []
@@ -101,21 +103,21 @@ def compare(
             notes.append(f"{name} left out: {error}")
             continue
         played[label] = play(label, "baseline", policy, env)
-        if unsolved := getattr(policy, "unsolved", 0):
-            notes.append(f"{label}: {unsolved} decisions were not solved and did nothing instead")
+        if (unsolved := getattr(policy, "unsolved_steps", None)) is not None and unsolved.any():
+            dates = ", ".join(str(env.dates[b]) for b in unsolved.nonzero().flatten().tolist())
+            notes.append(f"{label}: {int(unsolved.sum())} decisions were not solved and did nothing instead: {dates}")
     say("certifying the bounds")
     idle = played.get("idle") or play("idle", "baseline", make_baseline("idle", env), env)
     reference, more = find_reference(env, idle.j_usd, split=args.split, workers=args.workers)
     if reference is not None and reference.schedule is not None:
         played[OPTIMUM] = _replayed(env, reference)
-    weeks, dates = weeks_and_dates(env, load_profiles(env.scenario).first_date.date())
     groups, also = groups_of_seeds(runs)
     return Comparison(
         scenario=env.scenario.name,
         split=args.split,
         horizon=env.scenario.horizon,
-        dates=dates,
-        weeks=weeks,
+        dates=env.dates,
+        weeks=env.day.cpu() // DAYS_PER_WEEK,
         played=played,
         reference=reference,
         groups=groups,
@@ -142,7 +144,7 @@ def _make_env(run: Run, args: Args) -> envs.MicrogridEnv:
         "device": "cpu",
     }
     env = envs.make(**keywords)
-    episodes = shortened(env.num_envs, args.days, args.split)
+    episodes = episodes_to_play(env.num_envs, args.days, args.split)
     return env if episodes == env.num_envs else envs.make(**{**keywords, "num_envs": episodes})
 
 

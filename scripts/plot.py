@@ -1,7 +1,6 @@
 """Draw the curves of one or several runs into one picture: `python scripts/plot.py runs/<run> --out curves.png`."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from cli import common_stem, parse, run_command
+from cli import common_stem, configuration_key, parse, run_command
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,8 +20,6 @@ PANELS = (
     ("violating share of training steps", "grid/violating"),
     ("standard deviation of actions", "policy/std"),
 )
-UNLIKE = ("seed", "experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
-"""Settings that seeds of one configuration need not share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +58,7 @@ def seeds_of_configurations(runs: Sequence[Path]) -> dict[str, list[Path]]:
     by_settings: dict[str, list[Path]] = {}
     for run in runs:
         content = read_config(run) or {"config": {"run": str(run)}, "env": {}}
-        settings = [{k: v for k, v in content[part].items() if k not in UNLIKE} for part in ("config", "env")]
-        by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        by_settings.setdefault(configuration_key(content["config"], content["env"]), []).append(run)
     named: dict[str, list[Path]] = {}
     for members in by_settings.values():
         names = [run.resolve().name for run in members]

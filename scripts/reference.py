@@ -13,10 +13,9 @@ from pathlib import Path
 from cli import parse, run_command
 from rich.console import Console
 
-from envs.baselines import certified_bound
-from envs.baselines.reference import idle_costs
+from envs.baselines.extra import require_solver
 from envs.profiles import SPLITS
-from envs.reference import FOLDER
+from envs.reference import FOLDER, SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +23,9 @@ class Args:
     """Solve and play every day of the data."""
 
     scenario: str = "ieee34_ieee13"
-    """Name of a packaged scenario."""
+    """Name of a scenario whose reference is shipped; with --out any name or path of a YAML file."""
     out: Path | None = None
-    """File to write; default: the packaged one."""
+    """File to write; the packaged one unless given."""
     cache: bool = True
     """Use the days kept under runs/.cache, and keep those solved now."""
 
@@ -34,6 +33,12 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Solve all splits and write one row a day."""
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
+    if args.out is None and args.scenario not in SHIPPED:
+        raise ValueError(f"--scenario must be {' or '.join(SHIPPED)}, or go with --out; got {args.scenario}")
+    require_solver("the reference")
+    from envs.baselines import certified_bound  # noqa: PLC0415 - needs the extra
+    from envs.baselines.reference import idle_costs  # noqa: PLC0415
+
     console = Console(soft_wrap=True)
     rows: list[tuple[int, str, float, float, float]] = []
     for split in SPLITS:

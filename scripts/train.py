@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import Any, Literal
 
 import tyro
@@ -122,6 +123,7 @@ def _defaults(argv: Sequence[str], checkpoint: dict[str, Any] | None) -> Args:
         mine = {name: keywords[name] for name in ENV_FLAGS if name in keywords}
         with unpacking(checkpoint["path"]):
             stored = replace(TrainConfig.from_dict(checkpoint["config"]), stop_after=None).making_way_for(given)
+        mine.setdefault("group_size", 1)  # of runs from before there were groups
         return Args(train=stored, share_reward=stored.reward_mode != "individual", **mine)
     name = value_of(argv, "--preset")
     name = "microgrid" if name is None else name
@@ -193,14 +195,29 @@ def _complete_reference(eval_env: envs.MicrogridEnv, console: Console | None) ->
     """Bounds of the validation days of a scenario whose reference is not shipped; solved once, then cached."""
     if eval_env.reference is not None or eval_env.scenario.horizon != "day":
         return
-    name, missing = eval_env.scenario.name, solver_is_missing()
-    text = f"bounds of the {eval_env.num_envs} validation days of {name} are solved once and kept in runs/.cache"
-    if missing:
-        text = f"the score is -J: bounds of {name} are not shipped; to have them solved: {INSTALL}"
-    if console is not None:
-        console.print(f"note: {text}", highlight=False)
-    if not missing:
-        eval_env.reference = baselines.day_reference(eval_env)
+
+    def say(text: str) -> None:
+        if console is not None:
+            console.print(f"note: {text}", highlight=False)
+
+    if solver_is_missing():
+        say(f"the score is -J: no bounds are shipped for this scenario; to have them solved: {INSTALL}")
+        return
+    from envs.baselines.tree import check_provable  # noqa: PLC0415 - needs the extra
+
+    try:
+        check_provable(eval_env.scenario, eval_env.network)
+    except ValueError as refused:
+        say(f"the score is -J: {refused}")
+        return
+    say(f"no bounds are shipped for this scenario: its {eval_env.num_envs} validation days are solved once and kept")
+    reference = baselines.day_reference(eval_env)
+    _, bound_usd = reference.of_days(eval_env.day.cpu())
+    unsolved = [str(date) for date, usd in zip(eval_env.dates, bound_usd.tolist(), strict=True) if isnan(usd)]
+    if unsolved:
+        say(f"no bound, so not part of the score, which is -J without any: {', '.join(unsolved)}")
+    if len(unsolved) < eval_env.num_envs:
+        eval_env.reference = reference
 
 
 def _facts(args: Args, trainer: Trainer, env: envs.MicrogridEnv) -> dict[str, str]:

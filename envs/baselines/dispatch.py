@@ -94,7 +94,7 @@ class Dispatch:
         low_mw = net_mw - parties[:, 1:] @ (fleet.p_max_mw + fleet.generator_max_mw)
         high_mw = net_mw + parties[:, 1:] @ fleet.p_max_mw
         price = outlook.price.numpy()[:, None]
-        return net_mw, low_mw, high_mw, *bill_pieces(price, low_mw, high_mw, self._tariff.export_share)
+        return net_mw, low_mw, high_mw, *bill_envelope(price, low_mw, high_mw, self._tariff.export_share)
 
     def _program(self, copies: int, steps: int) -> DispatchProgram:
         if (copies, steps) not in self._programs:
@@ -109,7 +109,7 @@ class Dispatch:
         return self._programs[copies, steps]
 
 
-def bill_pieces(price: Array, low_mw: Array, high_mw: Array, export_share: float) -> tuple[Array, Array, Array]:
+def bill_envelope(price: Array, low_mw: Array, high_mw: Array, export_share: float) -> tuple[Array, Array, Array]:
     """Slope, kink and intercept of a convex bill: slope P + kink max(P, 0) + intercept in $/h for low <= P <= high.
 
     It is lambda P+ - export_share lambda P- itself where the price lambda is not negative. A negative price makes that

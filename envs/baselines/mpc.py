@@ -8,6 +8,7 @@ from torch import Tensor
 
 from envs.baselines.certificate import set_points
 from envs.baselines.day_data import day_data
+from envs.baselines.tree import check_provable
 from envs.baselines.workers import solve_all
 from envs.devices import Applied
 from envs.microgrid import MicrogridEnv
@@ -25,7 +26,7 @@ class Mpc:
         workers: processes that share the copies; None: one a core; 1: this process.
 
     Raises:
-        ValueError: an unknown forecast.
+        ValueError: an unknown forecast, or a network that the branch-flow program does not cover.
     """
 
     def __init__(self, env: MicrogridEnv, *, forecast: Forecast = "persistence", workers: int | None = None) -> None:
@@ -33,8 +34,14 @@ class Mpc:
             raise ValueError(f"forecast must be one of {', '.join(FORECASTS)}, got {forecast!r}")
         self._env, self._workers = env, workers
         self._forecast: Forecast = forecast
-        self.unsolved = 0
-        """Decisions so far without a solution; these copies did nothing for that step."""
+        check_provable(env.scenario, env.network)  # here, where the error reads as one of the setting
+        self.unsolved_steps = torch.zeros(env.num_envs, dtype=torch.long)
+        """(B,) decisions of each copy so far without a solution; it did nothing for these steps."""
+
+    @property
+    def unsolved(self) -> int:
+        """Decisions of all copies so far without a solution."""
+        return int(self.unsolved_steps.sum())
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """Actions (B, A, U) for the env's present step; the observation is not needed."""
@@ -46,6 +53,6 @@ class Mpc:
         first = [
             [nothing] * len(Applied._fields) if plan is None else [values[0] for values in plan] for plan, _ in answers
         ]
-        self.unsolved += sum(plan is None for plan, _ in answers)
+        self.unsolved_steps += torch.tensor([plan is None for plan, _ in answers])
         actions = env.actions_for(Applied(*(torch.stack(column) for column in zip(*first, strict=True))))
         return torch.where(actions.isfinite(), actions, env.idle_action().to(actions).expand_as(actions))

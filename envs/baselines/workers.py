@@ -4,7 +4,6 @@ Data flow: scenario, `DayData` of every day -> `solve_all` -> one result a day, 
 they need no `if __name__ == "__main__"` in a user's script, and end when idle or with the parent.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -40,7 +39,7 @@ def solve_all(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     jobs = list(zip(days, *extra, strict=True))
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    workers = min(workers or joblib.cpu_count(), len(jobs))
     content = scenario.model_dump_json()
     if workers <= 1:
         return _solve_chunk(solve, content, jobs)

@@ -6,21 +6,19 @@ Intervals are paired: all policies and both ends of the score belong to the same
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from math import nan
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from envs import MicrogridEnv
 from envs.profiles import Split
 from mappo.statistics import Estimate, SeedSummary, across_seeds, mean_of_days, ratio_of_sums
 
 from .play import DAYS_PER_EPISODE, Played
 from .reference import Reference
 
-DAYS_PER_WEEK = 7
 GRID_FIELDS = ("violating_share", "violating_h", "overloaded_h", "failed_h", "v_min_pu", "v_max_pu")
 NONE = Estimate(nan, nan, nan)
 
@@ -82,17 +80,15 @@ class Comparison:
 
     def row(self, name: str) -> Row:
         """One policy."""
-        played = self.played[name]
-        hours = 24 * len(self.dates) * DAYS_PER_EPISODE[self.horizon]
+        played, days = self.played[name], DAYS_PER_EPISODE[self.horizon]
         score, gap_usd, gap_share = self._against_bound(played)
-        violating_h = float(played.violating_h.sum()) * DAYS_PER_EPISODE[self.horizon]
-        days = DAYS_PER_EPISODE[self.horizon]
+        violating_h = float(played.violating_h.sum()) * days
         return Row(
             name=name,
             kind=played.kind,
             j_usd=float(played.j_usd.mean()),
             parts_usd={part: float(values.mean()) for part, values in played.parts_usd.items()},
-            violating_share=violating_h / hours,
+            violating_share=violating_h / (24 * len(self.dates) * days),
             violating_h=violating_h,
             overloaded_h=float(played.overloaded_h.sum()) * days,
             failed_h=float(played.failed_h.sum()) * days,
@@ -174,12 +170,6 @@ class Comparison:
         if bound := self.bound_row():
             single.append(bound)
         return [self.group_row(name) for name in self.groups] + sorted(single, key=lambda row: row.j_usd)
-
-
-def weeks_and_dates(env: MicrogridEnv, first_date: date) -> tuple[Tensor, tuple[date, ...]]:
-    """Week of the data (D,) and date of each copy's first day."""
-    days = env.day.cpu()
-    return days // DAYS_PER_WEEK, tuple(first_date + timedelta(days=day) for day in days.tolist())
 
 
 def example_days(gap_usd: Tensor) -> dict[str, int]:

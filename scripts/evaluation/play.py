@@ -85,7 +85,7 @@ def play(name: str, kind: Kind, policy: Acts, env: MicrogridEnv) -> Played:
     )
 
 
-def shortened(env_days: int, days: int | None, split: str) -> int:
+def episodes_to_play(env_days: int, days: int | None, split: str) -> int:
     """How many episodes to play.
 
     Raises:

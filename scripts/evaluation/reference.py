@@ -66,7 +66,12 @@ def find_reference(
     except ValueError as missing:
         return _shipped(env, idle_usd, str(missing))
     from envs.baselines import certified_bound  # noqa: PLC0415 - needs the extra
+    from envs.baselines.tree import check_provable  # noqa: PLC0415
 
+    try:
+        check_provable(env.scenario, env.network)
+    except ValueError as refused:
+        return None, [f"no score: {refused}"]
     found = certified_bound(env.scenario, split=split, days=len(idle_usd), cache=True, workers=workers)
     assert torch.equal(found.day.cpu(), env.day.cpu()), "the bound must be of the days that are played"
     unsolved = tuple(str(date) for date in found.unsolved)

@@ -3,13 +3,12 @@
 Data flow: paths -> checkpoints -> `Run` -> `evaluate.py`; configs -> groups of seeds.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli import common_stem, env_keywords, read_checkpoint
+from cli import common_stem, configuration_key, env_keywords, read_checkpoint
 
 import envs
 from envs.baselines import BASELINES
@@ -20,10 +19,6 @@ from mappo.checkpoint import check_fits, unpacking
 from mappo.run_folder import RunFolder
 from mappo.spaces import EnvSpec
 
-IN_EVERY_SEED = ("seed", "device")
-"""Settings of the env that seeds of one configuration may differ in; the others must be the same."""
-NAMES = ("experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
-LOGGING = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 STATE = ("state_dim", "state_names")  # only critics see the state
 
 
@@ -89,15 +84,13 @@ def _load(name: str, folder: Path, checkpoint: Mapping[str, Any]) -> Run:
     path = checkpoint["path"]
     with unpacking(path):
         config, progress = dict(checkpoint["config"]), checkpoint["progress"]
-        env = {key: value for key, value in keywords.items() if key not in IN_EVERY_SEED}
-        same = {key: value for key, value in config.items() if key not in (*IN_EVERY_SEED, *NAMES, *LOGGING)}
         facts = {"checkpoint": path, "seed": config["seed"], "algo": config["algo"], "iteration": progress["iteration"]}
         return Run(
             name=name,
             folder=folder,
             policy=load_policy(path),
             env_keywords=keywords,
-            configuration=json.dumps([same, env], sort_keys=True, default=str),
+            configuration=configuration_key(config, keywords),
             facts=facts,
         )
 

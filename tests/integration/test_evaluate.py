@@ -127,6 +127,29 @@ def test_an_unsolved_day_is_reported_by_date_and_left_out_of_the_score(
     assert result["policies"]["rule"]["gap_usd"]["value"] == pytest.approx(sum(gaps) / 2, rel=1e-5)
 
 
+@pytest.mark.usefixtures("no_solver", "no_pictures")
+def test_days_on_which_a_baseline_found_no_solution_are_named(
+    script: Any,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = script.make_baseline
+
+    def failing(name: str, env: Any, **_: Any) -> Any:
+        baseline = make("idle", env)
+        baseline.unsolved_steps = torch.tensor([0, 3, 1]) if name == "mpc" else torch.zeros(3)
+        return baseline
+
+    monkeypatch.setattr(script, "make_baseline", failing)
+    flags = ("--days", "3", "--baselines", "idle", "mpc", "--out", str(tmp_path / "out"), "--json")
+    script.main([str(runs["tiny_s1"]), "--split", "val", *flags])
+    assert report_of(capsys)["notes"] == [
+        "mpc: 4 decisions were not solved and did nothing instead: 2016-01-23, 2016-01-24"
+    ]
+
+
 @pytest.mark.usefixtures("without_extra")
 def test_without_the_extra_the_shipped_bounds_serve_and_it_says_so(
     script: Any, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -198,6 +221,7 @@ BAD_INPUTS = {
     "baseline": (("{tiny_s1}", "--baselines", "idle", "magic"), "none or some of idle, rule, greedy"),
     "no days": (("{tiny_s1}", "--days", "0"), "--days must be from 1 to 70, what --split test holds; got 0"),
     "many days": (("{tiny_s1}", "--days", "71"), "--days must be from 1 to 70"),
+    "forecast": (("{tiny_s1}", "--forecast", "perfect"), "--forecast perfect is for mpc, which is not played"),
     "workers": (("{tiny_s1}", "--workers", "0"), "--workers must be at least 1, got 0"),
     "split": (("{tiny_s1}", "--split", "holdout"), "--split"),
     "out": (("{tiny_s1}", "--out", "{tiny_s1}/config.json"), "--out must be a folder that can be written to; got"),

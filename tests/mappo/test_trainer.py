@@ -163,7 +163,25 @@ def test_an_env_that_raises_leaves_nothing_behind(make_trainer: MakeTrainer, tmp
         make_trainer(num_minibatches=7)
     with pytest.raises(ValueError, match=r"eval_env must have the spaces of env"):
         make_trainer(TargetEnv(), TargetEnv(4, (1, 1)))
+    for group_size in (0, 3):
+        env = TargetEnv(16)
+        env.group_size = group_size  # pyright: ignore[reportAttributeAccessIssue]
+        with pytest.raises(ValueError, match=rf"env.group_size must .* divide num_envs 16, got {group_size}"):
+            make_trainer(env)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_advantages_are_centred_in_the_groups_of_the_env(make_trainer: MakeTrainer) -> None:
+    env = TargetEnv(16)
+    env.group_size = 4  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = make_trainer(env, advantage_norm="none", iterations=1)
+    seen: list[torch.Tensor] = []
+    update = trainer.updater.update
+    trainer.updater.update = lambda batch, **settings: seen.append(batch.advantages) or update(batch, **settings)
+    trainer.train()
+    advantages = seen[0].unflatten(0, (-1, 4))  # (T x groups, 4, A)
+    assert advantages.std() > 0
+    torch.testing.assert_close(advantages.mean(1), torch.zeros_like(advantages[:, 0]), atol=1e-5, rtol=0)
 
 
 def test_non_finite_rewards_end_the_run_with_a_message(make_trainer: MakeTrainer) -> None:

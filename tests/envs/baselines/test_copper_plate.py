@@ -9,7 +9,7 @@ from torch import Tensor
 import envs
 from envs.baselines import make_baseline
 from envs.baselines.copper_plate import CopperPlate, solve_copper_plate
-from envs.baselines.dispatch import bill_pieces
+from envs.baselines.dispatch import bill_envelope
 from envs.microgrid import MicrogridEnv
 from envs.reference import DayReference
 from envs.situation import Outlook, Situation, outlook
@@ -119,7 +119,7 @@ def test_negative_prices_are_bounded_by_the_chord() -> None:
 def test_a_convex_bill_equals_the_bill_or_its_chord() -> None:
     price = torch.tensor([40.0, -40.0, 0.0, -40.0], dtype=torch.float64)[:, None].numpy()
     low, high = torch.tensor([[-1.0, -1.0, -1.0, 2.0], [3.0, 3.0, 3.0, 2.0]], dtype=torch.float64)[..., None].numpy()
-    slope, kink, intercept = bill_pieces(price, low, high, 0.5)
+    slope, kink, intercept = bill_envelope(price, low, high, 0.5)
     for share in (0.0, 0.25, 0.6, 1.0):
         p_mw = low + share * (high - low)
         bill = price * (p_mw.clip(min=0) + 0.5 * p_mw.clip(max=0))
