@@ -44,7 +44,7 @@ class TargetSettings:
     gae_lambda: float
     reward_mode: str
     advantage_norm: str
-    group_size: int = 1
+    group_size: int
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class Args:
     workers: int | None = None
     """Processes that solve days; one a core unless given."""
     out: Path | None = None
-    """Folder to write to; evaluation-<split> in the first run's folder unless given."""
+    """Folder to write to; in the first run's folder evaluation-<split>, with --days evaluation-<split>-<n>-days."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object and nothing else."""
 
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     env = _make_env(runs[0], args)
     for run in runs:
         check_fit(run, env)
-    out = args.out if args.out is not None else runs[0].folder / f"evaluation-{args.split}"
+    part = "" if args.days is None else f"-{args.days}-days"
+    out = args.out if args.out is not None else runs[0].folder / f"evaluation-{args.split}{part}"
     progress = Console(stderr=True)
     with reserved(out), progress.status("evaluating", spinner="line") as status:
         started = time.perf_counter()

@@ -48,7 +48,7 @@ class Args:
     """Batched copies of the environment."""
     group_size: int | None = None
     """So many neighbouring copies play the same drawn day, and advantages are taken against their mean; default 8, or
-    the next divisor of --num-envs below."""
+    less where --num-envs is small or has no such divisor."""
     num_workers: int = 0
     """Worker processes; 0 is right for the microgrid, whose copies are one batch."""
     critic_state: Literal["privileged", "full"] = "privileged"
@@ -176,7 +176,7 @@ def _build(
     keywords |= {"device": config.device, "seed": keywords.get("seed", config.seed)}
     env = envs.make(**keywords)
     eval_env = envs.make(**keywords | {"num_envs": None, "split": "val", "evaluation": True})
-    _complete_reference(eval_env, console if not (args.quiet or args.json) else None)
+    _complete_reference(eval_env, Console(stderr=True, soft_wrap=True) if args.quiet or args.json else console)
     callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
     if checkpoint is not None:
         changed = {name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)}
@@ -188,17 +188,18 @@ def _build(
 
 
 def _default_group_size(num_envs: int) -> int:
-    return max(size for size in range(1, DEFAULT_GROUP_SIZE + 1) if num_envs % size == 0)
+    """8, or the largest divisor below that leaves at least four groups."""
+    most = min(DEFAULT_GROUP_SIZE, max(num_envs // 4, 1))
+    return max(size for size in range(1, most + 1) if num_envs % size == 0)
 
 
-def _complete_reference(eval_env: envs.MicrogridEnv, console: Console | None) -> None:
+def _complete_reference(eval_env: envs.MicrogridEnv, console: Console) -> None:
     """Bounds of the validation days of a scenario whose reference is not shipped; solved once, then cached."""
     if eval_env.reference is not None or eval_env.scenario.horizon != "day":
         return
 
     def say(text: str) -> None:
-        if console is not None:
-            console.print(f"note: {text}", highlight=False)
+        console.print(f"note: {text}", highlight=False)
 
     if solver_is_missing():
         say(f"the score is -J: no bounds are shipped for this scenario; to have them solved: {INSTALL}")

@@ -15,10 +15,9 @@ from envs.microgrid import MicrogridEnv
 
 if TYPE_CHECKING:
     from envs.baselines.bound import certified_bound
-    from envs.baselines.mpc import Mpc
     from envs.baselines.reference import day_reference
 
-__all__ = ["BASELINES", "Baseline", "Mpc", "certified_bound", "day_reference", "make_baseline"]
+__all__ = ["BASELINES", "Baseline", "certified_bound", "day_reference", "make_baseline"]
 
 
 class Baseline(Protocol):
@@ -50,7 +49,7 @@ _REGISTRY = {
 }
 BASELINES: tuple[str, ...] = tuple(_REGISTRY)
 """Names that `make_baseline` knows; `copper-plate` alone has perfect foresight by default."""
-_LAZY = {"certified_bound": "bound", "day_reference": "reference", "Mpc": "mpc"}
+_LAZY = {"certified_bound": "bound", "day_reference": "reference"}
 
 
 def make_baseline(name: str, env: MicrogridEnv, **options: Any) -> Baseline:

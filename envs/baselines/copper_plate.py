@@ -1,6 +1,6 @@
 """The joint optimum of a network without losses or limits: a lower bound, and a plan to replay.
 
-Data flow: `Scenario`, `Outlook` -> `solve_copper_plate` -> `CopperPlate`; `CopperPlatePlan` -> actions for its env.
+Data flow: `Scenario`, `Outlook` -> `solve_copper_plate` -> `Plan`; `CopperPlatePlan` -> actions for its env.
 
 Why `usd` bounds J from below where no price of the day is negative: losses only add to bills and peak, limits only
 add penalties, curtailing never pays, and every schedule of the env is one of this problem. Not covered: loads
@@ -11,7 +11,7 @@ At negative prices losses earn money: then it is a plan, not a bound.
 import numpy as np
 from torch import Tensor
 
-from envs.baselines.dispatch import Dispatch, Schedule, area_load_mw
+from envs.baselines.dispatch import Dispatch, Plan, area_load_mw
 from envs.baselines.dispatch_program import Netting
 from envs.baselines.planner import Planner
 from envs.composition import build_network
@@ -19,9 +19,6 @@ from envs.microgrid import MicrogridEnv
 from envs.power.network import Network
 from envs.scenario import Scenario
 from envs.situation import Outlook, Situation
-
-CopperPlate = Schedule
-"""`usd` (B,) and `set_points`, each (B, A, h)."""
 
 
 def solve_copper_plate(
@@ -32,7 +29,7 @@ def solve_copper_plate(
     peak_mw: Tensor,
     *,
     highest_price: Tensor | None = None,
-) -> CopperPlate:
+) -> Plan:
     """The cheapest joint schedule from now to midnight.
 
     Billed as the scenario's settlement says: all areas net at one bus, or every party on its own. The peak is always
@@ -45,9 +42,6 @@ def solve_copper_plate(
         initial_energy_mwh: (B, A) what the terminal rule refers to.
         peak_mw: (B,) highest head power of the day so far.
         highest_price: (B,) $/MWh of the whole day; needed where the outlook does not begin at midnight.
-
-    Raises:
-        RuntimeError: the solver failed.
     """
     dispatch = copper_plate_dispatch(scenario, build_network(scenario))
     highest_price = outlook.price.amax(1) if highest_price is None else highest_price

@@ -1,6 +1,6 @@
 """Least-cost schedules when power flows without a network: a convex QP over the rest of the day.
 
-Data flow: `Outlook`, energies, peaks -> `Dispatch.solve` -> chunks of copies -> `DispatchProgram` -> `Schedule`.
+Data flow: `Outlook`, energies, peaks -> `Dispatch.solve` -> chunks of copies -> `DispatchProgram` -> `Plan`.
 `selfish.py` nets every microgrid on its own, `copper_plate.py` all areas at one bus. Real power only, no losses, Q 0;
 PV and wind at availability. Dims: B copies, A microgrids, P parties billed, K peaks charged, h steps left.
 """
@@ -20,8 +20,8 @@ from envs.situation import Outlook
 CHUNK_ENTRIES = 1200  # copies x microgrids x steps of one problem: cvxpy's compilation grows faster than linearly
 
 
-class Schedule(NamedTuple):
-    """An optimal plan for the rest of the day."""
+class Plan(NamedTuple):
+    """An optimal schedule for the rest of the day."""
 
     usd: Tensor  # (B,) no schedule of this model costs less: the dual objective; without what was paid before
     set_points: Applied  # each (B, A, h)
@@ -50,7 +50,7 @@ class Dispatch:
         initial_energy_mwh: Tensor,
         peak_mw: Tensor,
         highest_price: Tensor,
-    ) -> Schedule:
+    ) -> Plan:
         """The cheapest schedule from now to midnight.
 
         Args:
@@ -59,9 +59,6 @@ class Dispatch:
             initial_energy_mwh: (B, A) what the terminal rule refers to.
             peak_mw: (B, K) what each peak has reached today.
             highest_price: (B,) $/MWh of the whole day, for the terminal rule.
-
-        Raises:
-            RuntimeError: the solver failed; the problem itself always has a solution.
         """
         fleet, rule = self._fleet, self._tariff
         shortfall = rule.terminal_price_factor * highest_price.clamp(min=0.0) + rule.terminal_price_adder_usd_per_mwh
@@ -83,7 +80,7 @@ class Dispatch:
         columns = (np.concatenate(column)[:copies] for column in zip(*parts, strict=True))
         usd, battery_p_mw, generator_p_mw = (torch.from_numpy(column) for column in columns)
         none = torch.zeros_like(battery_p_mw)
-        return Schedule(usd, Applied(battery_p_mw, none, generator_p_mw, outlook.pv_mw, outlook.wind_mw))
+        return Plan(usd, Applied(battery_p_mw, none, generator_p_mw, outlook.pv_mw, outlook.wind_mw))
 
     def _powers_and_prices(self, outlook: Outlook) -> tuple[Array, ...]:
         """The first six fields of `DispatchData`."""

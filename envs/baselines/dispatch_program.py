@@ -120,11 +120,7 @@ class DispatchProgram:
         self._problem = cp.Problem(cp.Minimize(self._cost()), [*self._coupled, *self._boxes()])
 
     def solve(self, data: DispatchData) -> DispatchAnswer:
-        """Optimal powers and the bound that the multipliers prove.
-
-        Raises:
-            RuntimeError: the solver found nothing, which no valid data should lead to.
-        """
+        """Optimal powers and the bound that the multipliers prove; NaN where the solver found nothing."""
         agents = len(self._fleet.p_max_mw)
         for parameter, values in (
             (self._net_mw, data.net_mw),
@@ -146,7 +142,8 @@ class DispatchProgram:
                 tol_feas=TOLERANCE,
             )
         if self._problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
-            raise RuntimeError(f"Clarabel ended a dispatch problem of {self._copies} copies as {self._problem.status}")
+            nothing = np.full((self._copies, agents, data.net_mw.shape[-1]), np.nan)
+            return DispatchAnswer(np.full(self._copies, np.nan), nothing, nothing)
         multipliers = Multipliers(*(self._by_copy(np.asarray(one.dual_value)) for one in self._coupled))
         return DispatchAnswer(
             lower_bound(

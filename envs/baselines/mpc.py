@@ -8,6 +8,7 @@ from torch import Tensor
 
 from envs.baselines.certificate import set_points
 from envs.baselines.day_data import day_data
+from envs.baselines.schedule import actions_or_idle
 from envs.baselines.tree import check_provable
 from envs.baselines.workers import solve_all
 from envs.devices import Applied
@@ -53,6 +54,6 @@ class Mpc:
         first = [
             [nothing] * len(Applied._fields) if plan is None else [values[0] for values in plan] for plan, _ in answers
         ]
-        self.unsolved_steps += torch.tensor([plan is None for plan, _ in answers])
-        actions = env.actions_for(Applied(*(torch.stack(column) for column in zip(*first, strict=True))))
-        return torch.where(actions.isfinite(), actions, env.idle_action().to(actions).expand_as(actions))
+        actions, unsolved = actions_or_idle(env, Applied(*(torch.stack(column) for column in zip(*first, strict=True))))
+        self.unsolved_steps += unsolved
+        return actions

@@ -6,7 +6,8 @@ Data flow: `MicrogridEnv.situation()` -> `outlook` -> `Dispatch` -> set-points o
 import torch
 from torch import Tensor
 
-from envs.baselines.dispatch import Dispatch, Schedule
+from envs.baselines.dispatch import Dispatch, Plan
+from envs.baselines.schedule import actions_or_idle
 from envs.devices import Applied
 from envs.exogenous import ExogenousDay
 from envs.microgrid import MicrogridEnv
@@ -26,15 +27,13 @@ class Planner:
         self._env, self._dispatch = env, dispatch
         self._forecast: Forecast = forecast
         self._today: ExogenousDay | None = None  # the day of the last action; the env makes a new one every day
-        self._plan: Schedule | None = None
+        self._plan: Plan | None = None
         self._first_step = 0  # of the plan
+        self.unsolved_steps = torch.zeros(env.num_envs, dtype=torch.long)
+        """(B,) decisions of each copy so far without a solution."""
 
     def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """(B, A, U) for the env's present step.
-
-        Raises:
-            RuntimeError: the solver failed.
-        """
+        """(B, A, U) for the env's present step; copies without a plan do nothing."""
         del obs, action_mask
         now = self._env.situation()
         new_day = now.today is not self._today
@@ -46,7 +45,10 @@ class Planner:
             self._plan = self._dispatch.solve(ahead, now.energy_mwh, now.initial_energy_mwh, peak_mw, highest_price)
             self._first_step = now.step
         column = now.step - self._first_step
-        return self._env.actions_for(Applied(*(values[..., column] for values in self._plan.set_points)))
+        set_points = Applied(*(values[..., column] for values in self._plan.set_points))
+        actions, unsolved = actions_or_idle(self._env, set_points)
+        self.unsolved_steps += unsolved
+        return actions
 
     def _peaks_mw(self, now: Situation, *, new_day: bool) -> Tensor:
         """(B, K) what the charged peaks have reached today."""

@@ -33,9 +33,17 @@ class Schedule:
         """Actions (B, A, U) for the env's present step; the observation is not needed."""
         del obs, action_mask
         step = self._env.situation().step
-        actions = self._env.actions_for(Applied(*(values[..., step] for values in self._set_points)))
-        idle = self._env.idle_action().to(actions).expand_as(actions)
-        return torch.where(actions.isfinite(), actions, idle)
+        return actions_or_idle(self._env, Applied(*(values[..., step] for values in self._set_points)))[0]
+
+
+def actions_or_idle(env: MicrogridEnv, set_points: Applied) -> tuple[Tensor, Tensor]:
+    """Actions (B, A, U) for set-points (B, A) of the present step, and which copies (B,) lack one.
+
+    What is not a number, where a solver failed, does nothing.
+    """
+    actions = env.actions_for(set_points)
+    known = actions.isfinite()
+    return torch.where(known, actions, env.idle_action().to(actions)), ~known.flatten(1).all(-1).cpu()
 
 
 def day_costs(env: MicrogridEnv, set_points: Applied) -> Tensor:

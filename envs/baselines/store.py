@@ -80,13 +80,20 @@ class BoundStore:
         solved = {day: row for day, row in solved.items() if np.isfinite(row[0].certified_usd)}
         if self.path is None or not solved:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
+        try:
+            self._replace(self.path, solved)
+        except OSError as error:
+            warnings.warn(f"the cache {self.path} cannot be written ({error.strerror}); nothing is kept", stacklevel=3)
+
+    @staticmethod
+    def _replace(path: Path, solved: Solved) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, allow_pickle=False, **_packed(solved))
             Path(name).chmod(0o644)  # a temporary file is its owner's alone
-            Path(name).replace(self.path)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -1,7 +1,7 @@
 """Many days solved at once in worker processes, each with its own compiled problems.
 
 Data flow: scenario, `DayData` of every day -> `solve_all` -> one result a day, in order. Workers are joblib's (loky):
-they need no `if __name__ == "__main__"` in a user's script, and end when idle or with the parent.
+they need no `if __name__ == "__main__"` in a user's script, and end when idle or when the parent exits.
 """
 
 from collections.abc import Callable, Sequence

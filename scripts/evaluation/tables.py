@@ -222,7 +222,7 @@ def summary_csv(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
+    return f"{value:.9g}" if math.isfinite(value) else ""
 
 
 def _csv(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

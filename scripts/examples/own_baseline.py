@@ -16,7 +16,7 @@ from mappo.evaluate import evaluate
 
 # %% The situation is what an operator knows now: today's prices, energies, the head's peak so far.
 class GeneratorsOnly:
-    """Generators on at 120 $/MWh and above, batteries idle."""
+    """Generators on above 120 $/MWh, batteries idle."""
 
     def __init__(self, env: MicrogridEnv) -> None:
         self.env, self.off = env, env.idle_action()

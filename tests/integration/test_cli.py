@@ -88,7 +88,7 @@ def test_evaluate_prints_the_policy_beside_idle(trained: tuple[Path, str]) -> No
     assert report["policies"]["idle"]["j_usd_per_day"] == pytest.approx(sum(idle_usd) / 2, rel=1e-4)
     assert report["policies"]["idle"]["score"]["value"] == pytest.approx(0.0, abs=1e-4)
     assert report["policies"][folder.name]["j_usd_per_day"] != report["policies"]["idle"]["j_usd_per_day"]
-    names = {path.name for path in (folder / "evaluation-test").iterdir()}
+    names = {path.name for path in (folder / "evaluation-test-2-days").iterdir()}
     assert names == {"evaluation.json", "days.csv", "summary.csv", "report.html", "figures"}
 
 

@@ -209,7 +209,7 @@ def test_one_real_day_lies_between_its_bound_and_its_replay(
     replay = result["policies"]["optimum, replayed"]
     assert 0 < replay["gap_share"]["value"] < 0.002
     assert replay["violating_h"] == 0
-    assert (runs["tiny_s2"] / "evaluation-val" / "report.html").is_file()
+    assert (runs["tiny_s2"] / "evaluation-val-1-days" / "report.html").is_file()
 
 
 BAD_INPUTS = {

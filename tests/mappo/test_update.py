@@ -19,7 +19,7 @@ from tests.toy_envs import MortalEnv, TargetEnv
 def next_batch(trainer: Trainer) -> Batch:
     trainer.rollout.collect(trainer.buffer, trainer.generator)
     nets = Networks(trainer.policy, trainer.critic, trainer.state_norm, trainer.value_norm)
-    return make_batch(trainer.buffer, nets, target_settings(trainer.config))[0]
+    return make_batch(trainer.buffer, nets, target_settings(trainer.config, trainer.group_size))[0]
 
 
 def parameters_of(module: nn.Module, policy: int) -> list[Tensor]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.baselines import make_baseline
-from envs.baselines.copper_plate import CopperPlate, solve_copper_plate
-from envs.baselines.dispatch import bill_envelope
+from envs.baselines import dispatch_program, make_baseline
+from envs.baselines.copper_plate import CopperPlatePlan, solve_copper_plate
+from envs.baselines.dispatch import Plan, bill_envelope
 from envs.microgrid import MicrogridEnv
 from envs.reference import DayReference
 from envs.situation import Outlook, Situation, outlook
@@ -28,7 +28,7 @@ def morning(**settings: Any) -> tuple[MicrogridEnv, Situation, Outlook]:
     return env, now, outlook(now, "perfect", env.scenario.steps_per_hour)
 
 
-def solved(env: MicrogridEnv, now: Situation, ahead: Outlook) -> CopperPlate:
+def solved(env: MicrogridEnv, now: Situation, ahead: Outlook) -> Plan:
     return solve_copper_plate(
         env.scenario,
         ahead,
@@ -99,6 +99,16 @@ def test_an_inexact_solution_only_lowers_the_bound(monkeypatch: pytest.MonkeyPat
     loose_usd = solved(*setting).usd
     assert (loose_usd - exact_usd).max() < 1e-3
     assert (loose_usd - exact_usd).min() < -0.01
+
+
+def test_copies_without_a_plan_do_nothing_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch_program.cp.Problem, "solve", lambda self, **_: None)  # leaves the status at None
+    env, now, ahead = morning(num_envs=2)
+    assert solved(env, now, ahead).usd.isnan().all()
+    plan = make_baseline("copper-plate", env)
+    assert torch.equal(plan.act(torch.empty(0)), env.idle_action().expand(env.action_shape))
+    assert isinstance(plan, CopperPlatePlan)
+    assert plan.unsolved_steps.tolist() == [1, 1]
 
 
 def test_netting_every_party_on_its_own_costs_more() -> None:

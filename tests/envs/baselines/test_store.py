@@ -58,6 +58,13 @@ def test_nothing_is_kept_without_a_path_or_a_solved_day(tmp_path: Path) -> None:
     assert list(a_store(tmp_path).read()) == [2]
 
 
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "deep").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"the cache .*days\.npz cannot be written \(.+\); nothing is kept"):
+        a_store(tmp_path).write({1: solution(1.0)})
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
 def test_a_floor_that_is_not_known_is_kept_as_such(tmp_path: Path) -> None:
     a_store(tmp_path).write({1: (solution(1.0)[0], float("nan"))})
     assert np.isnan(a_store(tmp_path).read()[1][1])
