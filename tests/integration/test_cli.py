@@ -27,7 +27,7 @@ def run(script: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]
 
 
 def only_run(cwd: Path) -> Path:
-    (folder,) = (cwd / "runs").iterdir()
+    (folder,) = (path for path in (cwd / "runs").iterdir() if path.name != ".cache")  # of solved bounds
     return folder
 
 
