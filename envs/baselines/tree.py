@@ -96,8 +96,8 @@ def check_provable(scenario: Scenario, net: Network) -> None:
     draws_at_source = bool(net.load_p_mw[0]) or bool(net.load_q_mvar[0])
     if abs(net.slack_v_pu) < LOW_VOLTAGE_PU and draws_at_source:
         raise ValueError(
-            f"a bound needs feeder.slack_v_pu of at least {LOW_VOLTAGE_PU} where loads stand at the source (they shrink "
-            f"below it); got {abs(net.slack_v_pu):g}"
+            f"a bound needs feeder.slack_v_pu of at least {LOW_VOLTAGE_PU} where loads stand at the source, as they "
+            f"shrink below it; got {abs(net.slack_v_pu):g}"
         )
     for name, grid in scenario.microgrids.items():
         for kind in ("battery", "generator", "pv", "wind"):
