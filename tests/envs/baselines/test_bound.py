@@ -314,7 +314,7 @@ def test_more_days_solve_only_what_is_missing_and_fewer_nothing(
 @pytest.mark.slow
 def test_two_workers_find_what_one_does(ten_days: Bound) -> None:
     bound = certified_bound(split="test", days=3, cache=False, workers=2)
-    assert torch.equal(bound.usd, ten_days.usd[:3])
+    torch.testing.assert_close(bound.usd, ten_days.usd[:3], rtol=0.0, atol=1e-9)  # sums of numpy round as they please
     assert all(torch.equal(a, b[:3]) for a, b in zip(bound.schedule, ten_days.schedule, strict=True))
 
 
