@@ -6,7 +6,7 @@ Dims: H steps of a day, B copies, A microgrids, N buses (n = N - 1 below the sla
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class PlayedDay:
     """One complete day of every copy: what was applied and what the grid did."""
 
     scenario: Scenario
-    dates: tuple[datetime, ...]
+    dates: tuple[date, ...]
     """(B,) the day that each copy played."""
     bus_areas: tuple[str, ...]
     """(n,) area of each bus below the slack bus: the feeder's name or a microgrid's."""
@@ -63,8 +63,7 @@ class PlayedDay:
 class _Running:
     """A day while it is played."""
 
-    first_date: datetime
-    day: Tensor  # (B,)
+    dates: tuple[date, ...]  # (B,)
     start_mwh: Tensor  # (B, A)
     rows: list[dict[str, Tensor]] = field(default_factory=list)  # one a step
 
@@ -77,15 +76,14 @@ class DayTrace:
         self._running: _Running | None = None
         self._complete: _Running | None = None
 
-    def start_day(self, first_date: datetime, day: Tensor, account: "Account") -> None:
+    def start_day(self, dates: tuple[date, ...], account: "Account") -> None:
         """Begin a day.
 
         Args:
-            first_date: of the data.
-            day: (B,) day of the data of each copy.
+            dates: (B,) of each copy.
             account: energies at its first midnight.
         """
-        self._running = _Running(first_date, day, account.energy_mwh)
+        self._running = _Running(dates, account.energy_mwh)
 
     def record(self, price: Tensor, applied: Applied, account: "Account", grid: "GridState") -> None:
         """Add one step; a complete day replaces the previous one."""
@@ -104,7 +102,7 @@ class DayTrace:
         data = {name: torch.stack([row[name] for row in day.rows]).cpu().numpy() for name in day.rows[0]}
         return PlayedDay(
             scenario=self._scenario,
-            dates=tuple(day.first_date + timedelta(days=number) for number in day.day.tolist()),
+            dates=day.dates,
             bus_areas=self._net.areas[1:],
             tap_names=tuple(regulator.name for regulator in self._net.regulators),
             **self._arranged(data, day.start_mwh.cpu().numpy()),

@@ -5,7 +5,7 @@ physics, billing and `observations.py`.
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import torch
@@ -66,11 +66,6 @@ class DayDrawer:
     def day(self) -> Tensor:
         """(B,) index of the present day in the data."""
         return self._day
-
-    @property
-    def first_date(self) -> datetime:
-        """Date of day 0 of the data."""
-        return self._profiles.first_date
 
     @property
     def dates(self) -> tuple[date, ...]:

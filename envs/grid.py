@@ -41,9 +41,8 @@ class Grid:
         self._safety = scenario.safety
         self._solver = FlowSolver(net, device, dtype)
         self._settler = TapSettler(net, self._solver)
+        self.area_load_mw = area_load_mw(net, self.area_names)
         area = torch.tensor([self.area_names.index(name) for name in net.areas])
-        self.area_load_mw = torch.zeros(len(self.area_names), dtype=torch.float64)
-        self.area_load_mw.index_add_(0, area, net.load_p_mw)
         member = torch.nn.functional.one_hot(area, len(self.area_names)).to(torch.float64)  # (N, 1 + A)
         self._load_p = (member * net.load_p_mw[:, None]).T.to(device, dtype) / BASE_MVA
         self._load_q = (member * net.load_q_mvar[:, None]).T.to(device, dtype) / BASE_MVA
@@ -144,6 +143,12 @@ class Grid:
     def tap_position(self, state: GridState) -> Tensor:
         """(B, R) taps as a share of their range, in [-1, 1]."""
         return state.tap / self._tap_max
+
+
+def area_load_mw(net: Network, areas: Sequence[str]) -> Tensor:
+    """(1 + A,) nominal load of each area in MW, the feeder first; float64 on the CPU."""
+    area = torch.tensor([areas.index(name) for name in net.areas])
+    return torch.zeros(len(areas), dtype=torch.float64).index_add_(0, area, net.load_p_mw)
 
 
 def connections(net: Network, microgrids: Sequence[str]) -> list[int]:

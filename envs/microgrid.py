@@ -272,7 +272,7 @@ class MicrogridEnv:
         self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
         self._tables: DayTables = self._observer.day_tables(day)
         if self._trace is not None:
-            self._trace.start_day(self._drawer.first_date, self.day, self._account)
+            self._trace.start_day(self.dates, self._account)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
         obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state)

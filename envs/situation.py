@@ -34,9 +34,13 @@ class Outlook(NamedTuple):
     pv_mw: Tensor  # (B, A, h) available
     wind_mw: Tensor  # (B, A, h)
 
-    def rows(self, start: int, end: int) -> "Outlook":
-        """The outlook of copies start .. end - 1."""
-        return Outlook(*(values[start:end] for values in self))
+
+def checked_forecast(forecast: str) -> Forecast:
+    """The name of a forecast rule; raises ValueError for any other word."""
+    for known in FORECASTS:
+        if forecast == known:
+            return known
+    raise ValueError(f"forecast must be one of {', '.join(FORECASTS)}, got {forecast!r}")
 
 
 def outlook(situation: Situation, forecast: Forecast, steps_per_hour: int) -> Outlook:

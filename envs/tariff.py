@@ -77,4 +77,9 @@ def terminal_cost(
     A missing MWh costs factor * max(highest price of the day, 0) + adder: missing energy never earns money.
     """
     missing = (initial_energy_mwh - energy_mwh).clamp(min=0.0)
-    return missing * (factor * highest_price.clamp(min=0.0) + adder_usd_per_mwh)[:, None]
+    return missing * shortfall_price(highest_price, factor=factor, adder_usd_per_mwh=adder_usd_per_mwh)[:, None]
+
+
+def shortfall_price(highest_price: Tensor, *, factor: float, adder_usd_per_mwh: float) -> Tensor:
+    """(B,) $ for a MWh that a battery misses at midnight, from the day's highest price (B,) in $/MWh."""
+    return factor * highest_price.clamp(min=0.0) + adder_usd_per_mwh

@@ -27,11 +27,11 @@ from rich.console import Console
 
 import envs
 from envs.baselines import BASELINES, make_baseline
+from envs.microgrid import DAYS_PER_WEEK
 
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != "mpc")
 OPTIMUM = "optimum, replayed"
 WIDTH_IN_A_PIPE = 150
-DAYS_PER_WEEK = 7
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli import parse, run_command
+from evaluation.output import write_all
 from rich.console import Console
 
 from envs.baselines.extra import require_solver
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("day", "split", "idle_usd", "bound_usd", "replay_usd"))
     writer.writerows((day, split, *(f"{value:.4f}" for value in usd)) for day, split, *usd in sorted(rows))
-    path.write_text(text.getvalue())
+    write_all(path.parent, {path.name: text.getvalue().encode()})
     console.print(f"wrote {path}", highlight=False)
 
 

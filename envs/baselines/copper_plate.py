@@ -11,10 +11,11 @@ At negative prices losses earn money: then it is a plan, not a bound.
 import numpy as np
 from torch import Tensor
 
-from envs.baselines.dispatch import Dispatch, Plan, area_load_mw
+from envs.baselines.dispatch import Dispatch, Plan
 from envs.baselines.dispatch_program import Netting
 from envs.baselines.planner import Planner
 from envs.composition import build_network
+from envs.grid import area_load_mw
 from envs.microgrid import MicrogridEnv
 from envs.power.network import Network
 from envs.scenario import Scenario
@@ -50,10 +51,10 @@ def solve_copper_plate(
 
 def copper_plate_dispatch(scenario: Scenario, net: Network) -> Dispatch:
     """The solver behind `solve_copper_plate`, which keeps its compiled problems; its peaks are (B, 1)."""
-    areas = 1 + len(scenario.microgrids)
-    parties = np.ones((1, areas)) if scenario.settlement == "community" else np.eye(areas)
+    areas = (scenario.feeder.name, *scenario.microgrids)
+    parties = np.ones((1, len(areas))) if scenario.settlement == "community" else np.eye(len(areas))
     netting = Netting(parties, np.ones((1, len(parties))))
-    return Dispatch(scenario, area_load_mw(scenario, net), netting, scenario.tariff.demand_charge_usd_per_mw)
+    return Dispatch(scenario, area_load_mw(net, areas), netting, scenario.tariff.demand_charge_usd_per_mw)
 
 
 class CopperPlatePlan(Planner):

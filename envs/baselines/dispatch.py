@@ -13,9 +13,9 @@ from torch import Tensor
 
 from envs.baselines.dispatch_program import Array, DispatchData, DispatchProgram, Fleet, Netting
 from envs.devices import Applied
-from envs.power.network import Network
 from envs.scenario import Scenario
 from envs.situation import Outlook
+from envs.tariff import shortfall_price
 
 CHUNK_ENTRIES = 1200  # copies x microgrids x steps of one problem: cvxpy's compilation grows faster than linearly
 
@@ -61,7 +61,8 @@ class Dispatch:
             highest_price: (B,) $/MWh of the whole day, for the terminal rule.
         """
         fleet, rule = self._fleet, self._tariff
-        shortfall = rule.terminal_price_factor * highest_price.clamp(min=0.0) + rule.terminal_price_adder_usd_per_mwh
+        factor, adder = rule.terminal_price_factor, rule.terminal_price_adder_usd_per_mwh
+        shortfall = shortfall_price(highest_price, factor=factor, adder_usd_per_mwh=adder)
         # rounding may have left an energy outside its bounds, whence a battery of no power could not return
         inside_mwh = energy_mwh.numpy().clip(fleet.energy_min_mwh[:, 0], fleet.energy_max_mwh[:, 0])
         data = DispatchData(
@@ -127,10 +128,3 @@ def bill_envelope(price: Array, low_mw: Array, high_mw: Array, export_share: flo
     intercept = np.where(concave, at_low - chord * low_mw, 0.0)
     slope, kink, intercept = np.broadcast_arrays(slope, kink, intercept)
     return slope, kink, intercept
-
-
-def area_load_mw(scenario: Scenario, net: Network) -> Tensor:
-    """(1 + A,) nominal load of the feeder and of each microgrid in MW, float64."""
-    names = (scenario.feeder.name, *scenario.microgrids)
-    area = torch.tensor([names.index(name) for name in net.areas])
-    return torch.zeros(len(names), dtype=torch.float64).index_add_(0, area, net.load_p_mw.double())

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
+import torch
 
 from envs.baselines.tree import Array, Tree
 from envs.power.network import BASE_MVA
 from envs.scenario import Scenario
+from envs.tariff import shortfall_price
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class DistFlow:
         rule = self.scenario.tariff
         self._load.value, self._pv.value, self._wind.value = day.load, day.pv_mw, day.wind_mw
         self._energy.value, self._initial.value, self._peak.value = day.energy_mwh, day.initial_energy_mwh, day.peak_mw
-        highest = max(day.highest_price, 0.0)
-        self._shortfall_price.value = rule.terminal_price_factor * highest + rule.terminal_price_adder_usd_per_mwh
+        highest = torch.tensor(day.highest_price, dtype=torch.float64)
+        factor, adder = rule.terminal_price_factor, rule.terminal_price_adder_usd_per_mwh
+        self._shortfall_price.value = float(shortfall_price(highest, factor=factor, adder_usd_per_mwh=adder))
         pieces = bill_pieces(day.price[:, None], self._lowest_power(day), rule.export_share)
         for slope, offset, (new_slope, new_offset) in zip(self._slopes, self._offsets, pieces, strict=True):
             slope.value, offset.value = self.scenario.dt_h * new_slope, self.scenario.dt_h * new_offset

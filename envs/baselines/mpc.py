@@ -13,7 +13,7 @@ from envs.baselines.tree import check_provable
 from envs.baselines.workers import solve_all
 from envs.devices import Applied
 from envs.microgrid import MicrogridEnv
-from envs.situation import FORECASTS, Forecast, outlook
+from envs.situation import Forecast, checked_forecast, outlook
 
 
 class Mpc:
@@ -31,10 +31,8 @@ class Mpc:
     """
 
     def __init__(self, env: MicrogridEnv, *, forecast: Forecast = "persistence", workers: int | None = None) -> None:
-        if forecast not in FORECASTS:
-            raise ValueError(f"forecast must be one of {', '.join(FORECASTS)}, got {forecast!r}")
         self._env, self._workers = env, workers
-        self._forecast: Forecast = forecast
+        self._forecast: Forecast = checked_forecast(forecast)
         check_provable(env.scenario, env.network)  # here, where the error reads as one of the setting
         self.unsolved_steps = torch.zeros(env.num_envs, dtype=torch.long)
         """(B,) decisions of each copy so far without a solution; it did nothing for these steps."""

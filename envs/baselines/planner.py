@@ -11,7 +11,7 @@ from envs.baselines.schedule import actions_or_idle
 from envs.devices import Applied
 from envs.exogenous import ExogenousDay
 from envs.microgrid import MicrogridEnv
-from envs.situation import FORECASTS, Forecast, Situation, outlook
+from envs.situation import Forecast, Situation, checked_forecast, outlook
 
 
 class Planner:
@@ -22,10 +22,8 @@ class Planner:
     """
 
     def __init__(self, env: MicrogridEnv, dispatch: Dispatch, forecast: Forecast) -> None:
-        if forecast not in FORECASTS:
-            raise ValueError(f"forecast must be one of {', '.join(FORECASTS)}, got {forecast!r}")
         self._env, self._dispatch = env, dispatch
-        self._forecast: Forecast = forecast
+        self._forecast: Forecast = checked_forecast(forecast)
         self._today: ExogenousDay | None = None  # the day of the last action; the env makes a new one every day
         self._plan: Plan | None = None
         self._first_step = 0  # of the plan

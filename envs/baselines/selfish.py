@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.baselines.dispatch import Dispatch, area_load_mw
+from envs.baselines.dispatch import Dispatch
 from envs.baselines.dispatch_program import Netting
 from envs.baselines.planner import Planner, applied_mw
+from envs.grid import area_load_mw
 from envs.microgrid import MicrogridEnv
 from envs.situation import Forecast, Situation
 
@@ -30,7 +31,7 @@ class Selfish(Planner):
 
     def __init__(self, env: MicrogridEnv, *, own_peak: bool = True, forecast: Forecast = "persistence") -> None:
         agents = len(env.agents)
-        self._area_load_mw = area_load_mw(env.scenario, env.network)
+        self._area_load_mw = area_load_mw(env.network, (env.scenario.feeder.name, *env.agents))
         parties = np.eye(1 + agents)[1:]  # the feeder's own load is nobody's business
         usd_per_mw = env.scenario.tariff.demand_charge_usd_per_mw if own_peak else 0.0
         dispatch = Dispatch(env.scenario, self._area_load_mw, Netting(parties, np.eye(agents)), usd_per_mw)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from envs import MicrogridEnv
 from envs.day_trace import PlayedDay
+from envs.microgrid import DAYS_PER_WEEK
 from mappo.evaluate import Acts, evaluate
 
 PARTS = ("energy", "generator", "demand", "terminal", "penalty")
 """What J is the sum of; `<part>_usd` are metrics of the env."""
-DAYS_PER_EPISODE = {"day": 1, "week": 7}
+DAYS_PER_EPISODE = {"day": 1, "week": DAYS_PER_WEEK}
 Kind = Literal["run", "baseline", "optimum"]
 
 
