@@ -8,7 +8,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from mappo.config import TrainConfig
 from mappo.policy import Policy, load_policy
+from mappo.presets import PRESETS
 from mappo.trainer import Trainer
 from mappo.vec_env import MetricSpec, Step, VecEnv
 
-__all__ = ["MetricSpec", "Policy", "Step", "TrainConfig", "Trainer", "VecEnv", "load_policy"]
+__all__ = ["PRESETS", "MetricSpec", "Policy", "Step", "TrainConfig", "Trainer", "VecEnv", "load_policy"]

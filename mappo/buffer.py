@@ -2,7 +2,7 @@
 
 Data flow: rollout -> RolloutBuffer -> advantages -> Batch -> minibatches -> update.
 Dims: T steps, B envs, A agents, I network input, O own obs, S state, U action, K action mask, V value columns,
-N = T * B env steps.
+M memory, R rows of the critic, L steps of a chunk, N = T * B / L chunks.
 """
 
 from collections.abc import Iterator
@@ -24,23 +24,32 @@ class RolloutBuffer(NamedTuple):
     rewards: Tensor  # (T, B, A) each agent's own
     terminated: Tensor  # (T, B, A) bool
     truncated: Tensor  # (T, B, A) bool
+    starts: Tensor  # (T + 1, B, A) bool: the agent begins at this row; a memory is blank there
+    memory: Tensor  # (T / L, B, A, M) the actor's memory before each chunk of L steps
+    critic_memory: Tensor  # (B, R, M) the critic's memory before row 0
     final_obs: Tensor  # (T, B, A, O) raw, before auto-reset; read only where an episode was truncated
     final_state: Tensor  # (T, B, S) raw, before auto-reset
 
 
 class Batch(NamedTuple):
-    """One row for each env step, all agents together; the first dim of every field is N, or M in a minibatch."""
+    """N chunks of L consecutive steps of one copy, all agents together; N is smaller in a minibatch.
 
-    obs: Tensor  # (N, A, I)
-    state: Tensor  # (N, S)
-    actions: Tensor  # (N, A, U)
-    log_prob: Tensor  # (N, A)
-    action_mask: Tensor  # (N, A, K)
-    alive: Tensor  # (N, A)
-    advantages: Tensor  # (N, A)
-    values: Tensor  # (N, V) normalised, of the critic before the update
-    returns: Tensor  # (N, V) normalised
-    value_alive: Tensor  # (N, V) which values count
+    Without a memory every env step is a chunk of its own, L = 1.
+    """
+
+    obs: Tensor  # (L, N, A, I)
+    state: Tensor  # (L, N, S)
+    actions: Tensor  # (L, N, A, U)
+    log_prob: Tensor  # (L, N, A)
+    action_mask: Tensor  # (L, N, A, K)
+    alive: Tensor  # (L, N, A)
+    starts: Tensor  # (L, N, A)
+    memory: Tensor  # (1, N, A, M) of the actor, before each chunk
+    critic_memory: Tensor  # (1, N, R, M)
+    advantages: Tensor  # (L, N, A)
+    values: Tensor  # (L, N, V) normalised, of the critic before the update
+    returns: Tensor  # (L, N, V) normalised
+    value_alive: Tensor  # (L, N, V) which values count
 
 
 class Widths(NamedTuple):
@@ -52,17 +61,19 @@ class Widths(NamedTuple):
     state: int
     actions: int
     mask: int
+    memory: int
+    critic_rows: int
 
 
-def allocate(num_steps: int, num_envs: int, widths: Widths, device: torch.device) -> RolloutBuffer:
+def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: torch.device) -> RolloutBuffer:
     """Zeros of the right shapes."""
-    A, O, I, S, U, K = widths  # noqa: E741
+    A, O, I, S, U, K, M, R = widths  # noqa: E741
 
     def floats(*shape: int, extra: int = 0) -> Tensor:
         return torch.zeros(num_steps + extra, num_envs, *shape, device=device)
 
-    def bools(*shape: int) -> Tensor:
-        return torch.zeros(num_steps, num_envs, *shape, dtype=torch.bool, device=device)
+    def bools(*shape: int, extra: int = 0) -> Tensor:
+        return torch.zeros(num_steps + extra, num_envs, *shape, dtype=torch.bool, device=device)
 
     return RolloutBuffer(
         obs=floats(A, I, extra=1),
@@ -74,17 +85,24 @@ def allocate(num_steps: int, num_envs: int, widths: Widths, device: torch.device
         rewards=floats(A),
         terminated=bools(A),
         truncated=bools(A),
+        starts=bools(A, extra=1),
+        memory=torch.zeros(num_steps // chunk, num_envs, A, M, device=device),
+        critic_memory=torch.zeros(num_envs, R, M, device=device),
         final_obs=floats(A, O),
         final_state=floats(S),
     )
 
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
-    """One epoch: every row exactly once, in a fresh order, in `count` equal parts."""
-    size = len(batch.obs)
+    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts."""
+    size = batch.obs.shape[1]
     assert size % count == 0, "TrainConfig.minibatch_count checks this"
     order = torch.randperm(size, generator=generator, device=batch.obs.device)
     # Gather once and slice: one pass over memory, and minibatches are views.
-    shuffled = [field[order].split(size // count) for field in batch]
-    for parts in zip(*shuffled, strict=True):
+    yield from split(Batch(*(field.index_select(1, order) for field in batch)), count)
+
+
+def split(batch: Batch, count: int) -> Iterator[Batch]:
+    """At most `count` parts of equal size, views of the batch."""
+    for parts in zip(*(field.chunk(count, dim=1) for field in batch), strict=True):
         yield Batch(*parts)

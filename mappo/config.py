@@ -1,4 +1,4 @@
-"""Settings of a training run: one frozen dataclass, checked once, and the named presets.
+"""Settings of a training run: one frozen dataclass, checked once.
 
 Data flow: command line or notebook -> TrainConfig -> Trainer, and Policy, whose file must tell how it was built. The
 maths gets plain numbers from them.
@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-Algo = Literal["mappo", "ippo"]
+Algo = Literal["mappo", "ippo", "happo"]
 PolicySharing = Literal["shared", "independent", "grouped"]
 RewardMode = Literal["mean", "individual", "sum"]
 CriticInput = Literal["auto", "state", "agent"]
-ActionDist = Literal["gaussian", "tanh_gaussian"]
+ActionDist = Literal["gaussian", "tanh_gaussian", "beta"]
+Recurrent = Literal["none", "gru", "lstm"]
 Activation = Literal["relu", "tanh"]
 AdvantageNorm = Literal["batch", "agent", "none"]
 Schedule = Literal["linear", "constant"]
@@ -29,11 +30,21 @@ def flag(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepSizes:
+    """The numbers that schedules change from one iteration to the next."""
+
+    lr: float
+    clip: float
+    ent_coef: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that a training run can be told. The defaults are the preset for the microgrid."""
 
     algo: Algo = "mappo"
-    """What the critic sees: the global state (mappo) or each agent's own observation (ippo)."""
+    """What the critic sees: the global state (mappo) or each agent's own observation (ippo); happo is mappo with
+    independent policies that are updated one after the other."""
     iterations: int = 100
     """Iterations in total, each one rollout and one update; they stretch the learning-rate schedule."""
     stop_after: int | None = None
@@ -43,13 +54,23 @@ class TrainConfig:
 
     Agents that share one are told apart by a one-hot id, an input column for each agent.
     """
+    policy_map: dict[str, str] | None = None
+    """Name of each agent's policy, instead of --policy-sharing: `--policy-map agent_0 scout agent_1 base`."""
     reward_mode: RewardMode = "mean"
     """Reward of each agent: the mean or sum over all agents, or its own."""
     critic_input: CriticInput = "auto"
     """Critic input: the state once per copy, or a row per agent; auto follows --algo and the reward mode."""
     action_dist: ActionDist = "gaussian"
-    """Box actions: a Gaussian whose samples are clipped by the env, or one squashed to the bounds by tanh."""
+    """Box actions: a Gaussian whose samples are clipped to the bounds, one squashed to them by tanh, or a Beta."""
 
+    num_envs: int | None = None
+    """Copies of the environment; default: 512 for the microgrid, else 32."""
+    num_workers: int = 0
+    """Worker processes that step a PettingZoo environment; 0 steps it in this process. Batched ones need none."""
+    eval_episodes: int = 32
+    """Held-out episodes of an evaluation; the microgrid plays every validation day instead."""
+    eval_max_steps: int = 10_000
+    """Env steps after which an evaluation gives up on an episode."""
     num_steps: int | None = None
     """Rollout length T of each copy in env steps; default 24, or what --train-batch-size implies."""
     train_batch_size: int | None = None
@@ -58,6 +79,8 @@ class TrainConfig:
     """Env steps a minibatch; default: a sixty-fourth of the batch."""
     num_minibatches: int | None = None
     """Minibatches an epoch, instead of --minibatch-size; default 64, or the next divisor of the batch below."""
+    grad_accumulation: int = 1
+    """Parts that each minibatch is computed in, for memory; the gradient is that of the whole."""
     num_epochs: int = 2
     """Passes over each batch, reshuffled each time."""
     target_kl: float | None = None
@@ -72,7 +95,9 @@ class TrainConfig:
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
     clip: float = 0.2
-    """PPO's clip range of the probability ratio."""
+    """PPO's clip range of the probability ratio at the first iteration."""
+    clip_schedule: Schedule = "constant"
+    """Clip range over the iterations: linear towards 0, or constant."""
     value_clip: bool = False
     """Also clip the step of the value, by the same range in normalised units."""
     ent_coef: float = 0.003
@@ -92,6 +117,12 @@ class TrainConfig:
     """Hidden layers, in actor and critic."""
     activation: Activation = "relu"
     """Activation of the hidden layers."""
+    layer_norm: bool = False
+    """Normalise the outputs of each hidden layer (LayerNorm)."""
+    recurrent: Recurrent = "none"
+    """Give actor and critic a memory behind the hidden layers, as wide as they are."""
+    chunk_length: int = 8
+    """Env steps that gradients flow back through a memory; divides --num-steps."""
     log_std_init: float = -1.0
     """Initial log standard deviation of Gaussian actions (actions span [-1, 1])."""
     normalize_obs: bool = True
@@ -129,6 +160,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (low <= value <= high and value != math.inf):
                 raise ValueError(f"{flag(name)} must be {rule}; got {value}")
+        if self.algo == "happo":
+            if self.policy_sharing == "grouped" or self.policy_map is not None:
+                raise ValueError(
+                    "--algo happo trains one policy for each agent; leave out --policy-sharing and --policy-map"
+                )
+            object.__setattr__(self, "policy_sharing", "independent")
         if self.minibatch_size is not None and self.num_minibatches is not None:
             raise ValueError(
                 f"--minibatch-size {self.minibatch_size} and --num-minibatches {self.num_minibatches} "
@@ -163,25 +200,38 @@ class TrainConfig:
     def minibatch_count(self, num_envs: int) -> int:
         """Minibatches an epoch for an env of `num_envs` copies; each holds all agents of its env steps."""
         steps = self.rollout_steps(num_envs)
+        if steps % self.chunk:
+            raise ValueError(
+                f"--chunk-length {self.chunk} must divide --num-steps {steps}; {_nearest(_divisors(steps), self.chunk)}"
+            )
         batch = num_envs * steps
+        chunks = batch // self.chunk  # a memory's chunk is never split
         name = "num_minibatches" if self.minibatch_size is None else "minibatch_size"
         wanted: int | None = getattr(self, name)
         if wanted is None:
-            return max(n for n in range(1, DEFAULT_MINIBATCHES + 1) if batch % n == 0)
-        if batch % wanted:
+            return max(n for n in range(1, DEFAULT_MINIBATCHES + 1) if chunks % n == 0)
+        count = wanted if name == "num_minibatches" else batch // wanted
+        if batch % wanted or chunks % count:
+            whole = "" if self.chunk == 1 else f", and --chunk-length {self.chunk} steps of a copy stay together"
+            fitting = [n if name == "num_minibatches" else batch // n for n in _divisors(chunks)]
             raise ValueError(
                 f"{flag(name)} {wanted} must divide the batch of {batch} env steps "
-                f"(--num-envs {num_envs} x --num-steps {steps}); {_near_divisors(batch, wanted)}"
+                f"(--num-envs {num_envs} x --num-steps {steps}{whole}); {_nearest(fitting, wanted)}"
             )
-        return wanted if name == "num_minibatches" else batch // wanted
+        return count
 
-    def learning_rate(self, iteration: int) -> float:
-        """Learning rate of iteration 0 .. iterations - 1."""
-        return self.lr * self._remaining(iteration, self.lr_schedule)
+    @property
+    def chunk(self) -> int:
+        """Env steps that stay together in a minibatch: 1 without a memory."""
+        return 1 if self.recurrent == "none" else self.chunk_length
 
-    def entropy_coefficient(self, iteration: int) -> float:
-        """Weight of the entropy bonus in iteration 0 .. iterations - 1."""
-        return self.ent_coef * self._remaining(iteration, self.ent_schedule)
+    def step_sizes(self, iteration: int) -> StepSizes:
+        """What the schedules give for iteration 0 .. iterations - 1."""
+        return StepSizes(
+            lr=self.lr * self._remaining(iteration, self.lr_schedule),
+            clip=self.clip * self._remaining(iteration, self.clip_schedule),
+            ent_coef=self.ent_coef * self._remaining(iteration, self.ent_schedule),
+        )
 
     def _remaining(self, iteration: int, schedule: Schedule) -> float:
         """1 - i/n, which ends at 1/n, not at 0; or 1."""
@@ -225,26 +275,34 @@ def _check_type(name: str, value: object, kind: Any) -> None:
         if value not in get_args(kinds[0]):
             raise ValueError(f"{flag(name)} must be one of {', '.join(get_args(kinds[0]))}; got {value!r}")
         return
-    fits = (int, float) if kinds[0] is float else kinds[0]
+    plain = get_origin(kinds[0]) or kinds[0]
+    fits = (int, float) if plain is float else plain
     # True is an int in Python, never a number of iterations
-    if not isinstance(value, fits) or (isinstance(value, bool) and kinds[0] is not bool):
-        raise ValueError(f"{flag(name)} must be {TYPE_NAMES[kinds[0]]}; got {value!r}, a {type(value).__name__}")
+    if not isinstance(value, fits) or (isinstance(value, bool) and plain is not bool):
+        raise ValueError(f"{flag(name)} must be {TYPE_NAMES[plain]}; got {value!r}, a {type(value).__name__}")
 
 
-def _near_divisors(batch: int, wanted: int) -> str:
-    below = next((n for n in range(min(wanted, batch), 0, -1) if batch % n == 0), 1)
-    above = next((n for n in range(wanted, batch + 1) if batch % n == 0), batch)
-    return f"{below} would" if below == above else f"{below} and {above} would"
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
-TYPE_NAMES = {int: "a whole number, such as 10", float: "a number", bool: "True or False", str: "text"}
+def _nearest(fitting: Collection[int], wanted: int) -> str:
+    """Which values would do: the nearest ones below and above."""
+    below = max((n for n in fitting if n <= wanted), default=None)
+    above = min((n for n in fitting if n >= wanted), default=None)
+    near = [str(n) for n in (below, above) if n is not None]
+    return f"{' and '.join(dict.fromkeys(near))} would"
+
+
+TYPE_NAMES = {int: "a whole number, such as 10", float: "a number", bool: "True or False", str: "text", dict: "a dict"}
 TINY = math.ulp(0.0)
 RANGES: tuple[tuple[str, float, float, str], ...] = (
     *((name, 1, math.inf, "at least 1") for name in ("iterations", "num_epochs", "hidden_dim", "num_layers")),
     *((name, 1, math.inf, "at least 1") for name in ("eval_every", "stop_after", "num_steps", "train_batch_size")),
-    *((name, 1, math.inf, "at least 1") for name in ("minibatch_size", "num_minibatches")),
+    *((name, 1, math.inf, "at least 1") for name in ("minibatch_size", "num_minibatches", "grad_accumulation")),
+    *((name, 1, math.inf, "at least 1") for name in ("num_envs", "eval_episodes", "eval_max_steps", "chunk_length")),
     *((name, TINY, math.inf, "above 0") for name in ("lr", "clip", "max_grad_norm", "huber_delta", "target_kl")),
-    *((name, 0, math.inf, "at least 0") for name in ("ent_coef", "checkpoint_freq")),
+    *((name, 0, math.inf, "at least 0") for name in ("ent_coef", "checkpoint_freq", "num_workers")),
     ("seed", 0, 2**63 - 1, "from 0 to 2**63 - 1"),
     ("gamma", TINY, 1, "in (0, 1]"),
     ("gae_lambda", 0, 1, "in [0, 1]"),
@@ -258,13 +316,6 @@ RESUME_MAY_CHANGE = (
     *("iterations", "stop_after", "eval_every", "checkpoint_freq", "checkpoint_dir", "tensorboard", "device"),
     *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "ent_coef", "ent_schedule", "clip", "value_clip"),
     *("target_kl", "gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs"),
-    *("minibatch_size", "num_minibatches"),
+    *("minibatch_size", "num_minibatches", "grad_accumulation", "clip_schedule"),
+    *("num_envs", "num_workers", "eval_episodes", "eval_max_steps"),
 )
-
-PRESETS: dict[str, TrainConfig] = {
-    "microgrid": TrainConfig(),
-    "particle": TrainConfig(
-        num_steps=25, num_epochs=10, num_minibatches=1, lr=7e-4, gamma=0.99, ent_coef=0.01, ent_schedule="constant"
-    ),
-}
-"""Named settings: `--preset NAME`; flags override. `particle` goes with 128 copies."""

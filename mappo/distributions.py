@@ -18,6 +18,8 @@ from torch.nn import functional
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 QUADRATURE_NODES = 16
+BETA_EDGE = 1e-6
+BETA_START = 1.7  # the smaller of alpha and beta where a policy starts
 
 
 class Distribution(Protocol):
@@ -50,11 +52,15 @@ class Gaussian:
     log p(a) = sum_k -((a_k - mean_k) / std_k)^2 / 2 - log std_k - log(2 pi) / 2 of the unclipped sample.
     """
 
-    def __init__(self, mean: Tensor, log_std: Tensor, valid: Tensor) -> None:
-        """Mean (..., A, k); log_std (A, k), clamped here; valid (A, k) is 1 on real columns and 0 on padding."""
+    def __init__(self, mean: Tensor, log_std: Tensor, valid: Tensor, bounded: Tensor) -> None:
+        """Mean (..., A, k); log_std (A, k), clamped here.
+
+        Valid (A, k) is 1 on real columns and 0 on padding; bounded (A, k) bool marks those that live in [-1, 1].
+        """
         self.mean = mean
         self.log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         self.valid = valid
+        self.bounded = bounded
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw raw actions; padded columns stay 0."""
@@ -77,8 +83,8 @@ class Gaussian:
         return entropy.expand(self.mean.shape[:-1])
 
     def to_env(self, actions: Tensor) -> Tensor:
-        """Clip to [-1, 1], as the env would."""
-        return actions.clamp(-1, 1)
+        """Clip to [-1, 1] where the space has bounds, as the env would."""
+        return torch.where(self.bounded, actions.clamp(-1, 1), actions)
 
 
 class TanhGaussian(Gaussian):
@@ -102,6 +108,81 @@ class TanhGaussian(Gaussian):
     def to_env(self, actions: Tensor) -> Tensor:
         """Tanh."""
         return actions.tanh()
+
+
+class Beta:
+    """Independent Beta(alpha, beta) on [0, 1], stretched to [-1, 1] (Chou et al., ICML 2017); x in [0, 1] is stored.
+
+    alpha, beta = 1 + softplus(outputs) > 1: the density has one peak. log p(a) = log Beta(x) - log 2 with a = 2x - 1.
+    """
+
+    def __init__(self, outputs: Tensor, valid: Tensor) -> None:
+        """Outputs (..., A, 2k): those of all alphas, then of all betas; valid (A, k)."""
+        self.alpha, self.beta = (1 + functional.softplus(outputs)).chunk(2, dim=-1)
+        self.valid = valid
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw x as a ratio of Gamma samples, away from the ends, where the density may be 0 to rounding."""
+        a = torch._standard_gamma(self.alpha, generator=generator)
+        b = torch._standard_gamma(self.beta, generator=generator)
+        return (a / (a + b)).clamp(BETA_EDGE, 1 - BETA_EDGE) * self.valid
+
+    def mode(self) -> Tensor:
+        """The mean, as for the other heads: the peak jumps to an end when the density is nearly flat."""
+        return self.alpha / (self.alpha + self.beta) * self.valid
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Density of 2x - 1."""
+        x = torch.where(self.valid > 0, actions, 0.5)
+        log_density = (self.alpha - 1) * x.log() + (self.beta - 1) * torch.log1p(-x) - self._log_norm()
+        return ((log_density - math.log(2)) * self.valid).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Sum over columns of log B - (a - 1) psi(a) - (b - 1) psi(b) + (a + b - 2) psi(a + b) + log 2."""
+        a, b = self.alpha, self.beta
+        entropy = self._log_norm() - (a - 1) * a.digamma() - (b - 1) * b.digamma() + (a + b - 2) * (a + b).digamma()
+        return ((entropy + math.log(2)) * self.valid).sum(-1)
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """2x - 1."""
+        return 2 * actions - 1
+
+    def _log_norm(self) -> Tensor:
+        return self.alpha.lgamma() + self.beta.lgamma() - (self.alpha + self.beta).lgamma()
+
+
+class Categorical:
+    """H independent choices, each among the options that its mask allows; the index is stored as a float."""
+
+    def __init__(self, logits: Tensor, allowed: Tensor, valid: Tensor) -> None:
+        """Logits and allowed (bool) (..., A, H, n), padded to the widest choice; valid (A, H) as in `Gaussian`."""
+        self.allowed = allowed
+        self.valid = valid
+        self.log_p = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).log_softmax(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw by exponential races: the option with the smallest Exp(1) / p is i with probability p_i."""
+        race = torch.empty_like(self.log_p).exponential_(generator=generator)
+        return (self.log_p.exp() / race).argmax(-1) * self.valid
+
+    def mode(self) -> Tensor:
+        """The likeliest option."""
+        return self.log_p.argmax(-1) * self.valid
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Joint log-probability of the choices (..., A, H), (..., A)."""
+        chosen = self.log_p.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)
+        return (torch.where(self.valid > 0, chosen, 0.0)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Over allowed options only, (..., A)."""
+        log_p = torch.where(self.allowed, self.log_p, 0.0)
+        entropy = -(torch.where(self.allowed, log_p.exp(), 0.0) * log_p).sum(-1)
+        return (entropy * self.valid).sum(-1)
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """The index."""
+        return actions
 
 
 class ProductDistribution:
@@ -136,23 +217,68 @@ class ProductDistribution:
 
 
 class BoxHead:
-    """How one Box becomes network outputs: a mean for each column, and a global log-std."""
+    """How all Box columns become network outputs: a mean for each and a global log-std, or for Beta two numbers."""
 
-    def __init__(self, columns: int, *, squash: bool) -> None:
-        """`squash` chooses tanh to the bounds instead of clipping."""
+    mask_columns = 0
+
+    def __init__(self, columns: int, kind: str) -> None:
+        """`kind` is TrainConfig.action_dist."""
+        self.kind = kind
         self.columns = columns
-        self.output_columns = columns  # of the network
-        self.std_columns = columns
-        self.mask_columns = 0
-        self.squash = squash
+        self.output_columns = self.columns * (2 if kind == "beta" else 1)  # of the network
+        self.std_columns = 0 if kind == "beta" else self.columns
 
-    def distribution(self, outputs: Tensor, log_std: Tensor, valid: Tensor, action_mask: Tensor) -> Distribution:
-        """Outputs (..., A, k), log_std (A, k), valid (A, k), action_mask (..., A, 0), which a Box has no use for."""
-        return (TanhGaussian if self.squash else Gaussian)(outputs, log_std, valid)
+    def distribution(
+        self, outputs: Tensor, log_std: Tensor, valid: Tensor, bounded: Tensor, action_mask: Tensor
+    ) -> Distribution:
+        """Outputs (..., A, output_columns); log_std, valid, bounded (A, columns); action_mask has no columns."""
+        if self.kind == "beta":
+            return Beta(outputs, valid)
+        return (TanhGaussian if self.kind == "tanh_gaussian" else Gaussian)(outputs, log_std, valid, bounded)
 
     def outputs_for(self, actions: Tensor) -> Tensor:
-        """Network outputs whose mode is `actions` (in [-1, 1]): the bias that starts a policy there."""
-        return torch.atanh(actions.clamp(-0.95, 0.95)) if self.squash else actions
+        """Network outputs whose mode is `actions` (A, X), in [-1, 1]: the bias that starts a policy there."""
+        if self.kind == "gaussian":
+            return actions
+        inner = actions.clamp(-0.95, 0.95)
+        if self.kind == "tanh_gaussian":
+            return torch.atanh(inner)
+        share = (inner + 1) / 2
+        total = BETA_START / torch.minimum(share, 1 - share)  # alpha + beta, such that both exceed 1
+        return torch.cat([share * total, (1 - share) * total], dim=-1).sub(1).expm1().log()
+
+
+class ChoiceHead:
+    """How all choices become network outputs: a logit for each option."""
+
+    std_columns = 0
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """`sizes[h]` is the number of options of choice h."""
+        self.sizes = tuple(sizes)
+        self.columns = len(sizes)
+        self.output_columns = self.mask_columns = sum(sizes)
+
+    def distribution(
+        self, outputs: Tensor, log_std: Tensor, valid: Tensor, bounded: Tensor, action_mask: Tensor
+    ) -> Distribution:
+        """Outputs and action_mask (..., A, K), valid (A, H); log_std (A, 0) and bounded are not used."""
+        return Categorical(self._apart(outputs, 0.0), self._apart(action_mask, False), valid)
+
+    def outputs_for(self, actions: Tensor) -> Tensor:
+        """Logits that give the choices `actions` (A, H) a probability of one half each: the bias to start with."""
+        logits = []
+        for size, index in zip(self.sizes, actions.long().unbind(-1), strict=True):
+            logits.append(functional.one_hot(index.clamp(0, size - 1), size) * math.log(max(size - 1, 1)))
+        return torch.cat(logits, dim=-1)
+
+    def _apart(self, flat: Tensor, fill: float) -> Tensor:
+        """(..., A, K) -> (..., A, H, n), each choice filled up to the widest."""
+        most = max(self.sizes)
+        if min(self.sizes) == most:
+            return flat.unflatten(-1, (self.columns, most))
+        parts = flat.split(self.sizes, dim=-1)
+        return torch.stack([functional.pad(part, (0, most - part.shape[-1]), value=fill) for part in parts], dim=-2)
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ from mappo.spaces import EnvSpec, check_step
 from mappo.vec_env import VecEnv
 
 
+class EndlessEpisodeError(ValueError):
+    """An episode that does not end has no return."""
+
+
 class Acts(Protocol):
     """What can be evaluated."""
 
@@ -45,8 +49,12 @@ class EvalResult:
 
 
 @torch.no_grad()
-def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps: int = 100_000) -> EvalResult:
-    """Play one episode in every copy from `env.reset()`; what a copy does after its first episode does not count."""
+def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps: int = 10_000) -> EvalResult:
+    """Play one episode in every copy from `env.reset()`; what a copy does after its first episode does not count.
+
+    Raises:
+        EndlessEpisodeError: an episode did not end within `max_steps`.
+    """
     spec = EnvSpec.of(env)
     device = getattr(policy, "device", torch.device(env.device))
     if reset := getattr(policy, "reset", None):
@@ -65,14 +73,14 @@ def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps:
         result = _keep(result, episodes.read(), running & ended)
         episodes.reset(ended)
         if reset:
-            reset(ended)
+            reset(ended.unsqueeze(-1) | ~now.alive)
         running &= ~ended
         now = now._replace(obs=step.obs, state=step.state, alive=step.alive, action_mask=step.action_mask)
         if not running.any():
             return _summarise(result, env, spec, reward_mode)
-    raise ValueError(
+    raise EndlessEpisodeError(
         f"evaluation: {int(running.sum())} of {env.num_envs} copies did not end an episode within "
-        f"max_steps={max_steps}; give the env a time limit or raise max_steps"
+        f"--eval-max-steps {max_steps}; give the env a time limit, or raise it."
     )
 
 

@@ -1,8 +1,8 @@
 """PPO's losses as pure functions of tensors and numbers (algorithm.md 3).
 
-Data flow: minibatch -> losses -> update. `weights` (M, A) or (M, V) says how much each entry counts: `policy_weights`
-makes them a mean over the living entries of each policy, summed over policies, so that every policy gets the gradient
-that it would get alone. Dims: M samples, A agents, V value columns, P policies.
+Data flow: minibatch -> losses -> update. `weights` (..., A) or (..., V) says how much each entry counts:
+`policy_weights` makes them a mean over the living entries of each policy, summed over policies, so that every policy
+gets the gradient that it would get alone. Dims: ... any leading dims, A agents, V value columns, P policies.
 """
 
 from typing import NamedTuple
@@ -23,39 +23,40 @@ class PolicyLoss(NamedTuple):
 
 
 def policy_weights(alive: Tensor, ids: Tensor, num_policies: int) -> Tensor:
-    """(M, A) bool and the policy id of each column (A,) -> (M, A): alive / (living entries of that policy)."""
-    count = alive.new_zeros(num_policies, dtype=torch.float32).index_add(0, ids, alive.sum(0).float())
+    """(..., A) bool and the policy id of each column (A,) -> (..., A): alive / (living entries of that policy)."""
+    living = alive.flatten(0, -2).sum(0).float()
+    count = living.new_zeros(num_policies).index_add(0, ids, living)
     return alive / count.clamp(min=1)[ids]
 
 
 def clipped_policy_loss(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weights: Tensor, *, clip: float
 ) -> PolicyLoss:
-    """PPO-clip objective, negated (Schulman et al., arXiv:1707.06347, eq. 7); all inputs (M, A).
+    """PPO-clip objective, negated (Schulman et al., arXiv:1707.06347, eq. 7); all inputs (..., A).
 
     L = -sum(w min(ratio adv, clip(ratio, 1 - eps, 1 + eps) adv)), ratio = exp(clamp(logp - logp_old, -20, 20)).
-    approx_kl = mean((ratio - 1) - log ratio), the low-variance estimator k3 of Schulman's note on KL.
+    approx_kl = sum(w ((ratio - 1) - log ratio)), the low-variance estimator k3 of Schulman's note on KL; it and the
+    share of clipped ratios are means for weights that sum to 1.
     """
     log_ratio = (log_prob - old_log_prob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     loss = -(weights * torch.minimum(ratio * advantages, clipped * advantages)).sum()
     with torch.no_grad():
-        share = weights / weights.sum().clamp(min=1e-8)
-        approx_kl = (share * (ratio - 1 - log_ratio)).sum()
-        clip_fraction = (share * (ratio != clipped)).sum()
+        approx_kl = (weights * (ratio - 1 - log_ratio)).sum()
+        clip_fraction = (weights * (ratio != clipped)).sum()
     return PolicyLoss(loss, approx_kl, clip_fraction)
 
 
 def entropy_bonus(entropy: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of the entropies (M, A); subtract it, times a coefficient, from the loss."""
+    """Weighted mean of the entropies (..., A); subtract it, times a coefficient, from the loss."""
     return (weights * entropy).sum()
 
 
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, *, huber_delta: float, clip: float | None
 ) -> Tensor:
-    """sum(w max(huber(e), huber(e_clip))), all (M, V) in normalised units, returns included.
+    """sum(w max(huber(e), huber(e_clip))), all (..., V) in normalised units, returns included.
 
     e = R - V, e_clip = R - [V_old + clamp(V - V_old, -clip, clip)]; huber(e) = e^2 / 2 up to delta, linear beyond.
     """

@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from mappo.checkpoint import check_fits, read_file, unpacking, write_file
 from mappo.config import TrainConfig, flag
-from mappo.distributions import ProductDistribution
-from mappo.networks import build_actor, shares_policies
+from mappo.networks import build_actor, policy_ids, shares_policies
 from mappo.normalization import RunningMeanStd
 from mappo.spaces import EnvSpec
+
+NETWORK_SETTINGS = ("policy_sharing", "policy_map", "action_dist", "hidden_dim", "num_layers", "activation")
+NETWORK_SETTINGS += ("normalize_obs", "layer_norm", "recurrent")
 
 
 class Policy(nn.Module):
@@ -31,13 +33,14 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         self.config = config
-        policy_ids = torch.tensor(spec.policy_ids(config.policy_sharing))
-        self.obs_norm = RunningMeanStd(spec.obs_dim, policy_ids, enabled=config.normalize_obs)
+        ids = torch.tensor(policy_ids(spec, config))
+        self.obs_norm = RunningMeanStd(spec.obs_dim, ids, enabled=config.normalize_obs)
         self.actor = build_actor(spec, config, generator)
         agents = len(spec.agents)
         self.register_buffer("obs_valid", spec.obs_valid, persistent=False)  # (A, O)
-        ids = torch.eye(agents) if shares_policies(spec, config) else torch.zeros(agents, 0)
-        self.register_buffer("agent_ids", ids, persistent=False)  # (A, A) one-hot, or no columns
+        one_hot = torch.eye(agents) if shares_policies(spec, config) else torch.zeros(agents, 0)
+        self.register_buffer("agent_ids", one_hot, persistent=False)  # (A, A), or no columns
+        self._memory: Tensor | None = None  # (B, A, M) of `act`
 
     @property
     def device(self) -> torch.device:
@@ -49,9 +52,26 @@ class Policy(nn.Module):
         normalised = self.obs_norm(obs) * self.obs_valid
         return torch.cat([normalised, self.agent_ids.expand(*obs.shape[:-2], -1, -1)], dim=-1)
 
-    def distribution(self, inputs: Tensor, action_mask: Tensor) -> ProductDistribution:
-        """Network input (..., A, I), action_mask (..., A, K) -> one distribution for each agent."""
-        return self.actor(inputs, action_mask)
+    def blank_memory(self, num_envs: int) -> Tensor:
+        """(B, A, M) zeros; M is 0 unless the policy is recurrent."""
+        return torch.zeros(num_envs, len(self.spec.agents), self.actor.body.memory_width, device=self.device)
+
+    def choose(
+        self,
+        obs: Tensor,
+        action_mask: Tensor | None,
+        memory: Tensor,
+        deterministic: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `act`, with the memory (B, A, M) before and after the step in the caller's hands."""
+        obs = obs.to(self.device, torch.float32)
+        if action_mask is None:
+            action_mask = obs.new_ones(*obs.shape[:-1], self.spec.action_spec.mask_columns, dtype=torch.bool)
+        starts = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=self.device)
+        distribution, memory = self.actor(self.observe(obs), action_mask.to(self.device), memory, starts)
+        actions = distribution.mode() if deterministic else distribution.sample(generator)
+        return distribution.to_env(actions), memory
 
     @torch.no_grad()
     def act(
@@ -61,23 +81,30 @@ class Policy(nn.Module):
         deterministic: bool = True,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Raw obs (B, A, O) -> actions (B, A, U) in [-1, 1] on the policy's device.
+        """Raw obs (B, A, O) -> actions (B, A, U) as `VecEnv.step` takes them, on the policy's device.
 
-        Without a generator, samples use torch's default one.
+        A recurrent policy remembers what it saw since `reset`. Without a generator, samples use torch's default one.
+
+        Raises:
+            ValueError: obs of a wrong shape, or another number of copies than those remembered.
         """
         agents, width = len(self.spec.agents), self.spec.obs_dim
         if obs.dim() != 3 or obs.shape[1:] != (agents, width):
             raise ValueError(f"act: obs must be (B, {agents}, {width}); got {tuple(obs.shape)}")
-        obs = obs.to(self.device, torch.float32)
-        if action_mask is None:
-            action_mask = obs.new_ones(*obs.shape[:-1], self.spec.action_spec.mask_columns, dtype=torch.bool)
-        action_mask = action_mask.to(self.device)
-        distribution = self.distribution(self.observe(obs), action_mask)
-        actions = distribution.mode() if deterministic else distribution.sample(generator)
-        return distribution.to_env(actions)
+        memory = self.blank_memory(len(obs)) if self._memory is None else self._memory
+        if len(memory) != len(obs):
+            raise ValueError(f"act: got {len(obs)} copies after {len(memory)}; call reset() before other episodes")
+        actions, memory = self.choose(obs, action_mask, memory, deterministic, generator)
+        self._memory = memory if memory.shape[-1] else None
+        return actions
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Forget the past of the copies where mask (B,) is True, or of all; feed-forward networks have none."""
+        """Forget the past where mask (B,) or (B, A) is True, or all of it; only recurrent policies have one."""
+        if mask is None:
+            self._memory = None
+        elif self._memory is not None:
+            mask = mask.to(self.device).view(len(mask), -1, 1)
+            self._memory = self._memory.masked_fill(mask, 0.0)
 
     def for_agent(self, name: str) -> "AgentPolicy":
         """One agent's policy on its own, which needs only that agent's observation."""
@@ -96,7 +123,7 @@ class Policy(nn.Module):
         """
         other = load_policy(path, self.device)
         check_fits(other.spec, self.spec, path, ignoring=("state_dim", "state_names"))
-        for name in ("policy_sharing", "action_dist", "hidden_dim", "num_layers", "activation", "normalize_obs"):
+        for name in NETWORK_SETTINGS:
             mine, theirs = getattr(self.config, name), getattr(other.config, name)
             if mine != theirs:
                 raise ValueError(f"{flag(name)} {mine} must be that of the policy in {path}, {theirs}")
@@ -119,21 +146,42 @@ class AgentPolicy:
     """The policy of one agent, run from its own observation alone."""
 
     def __init__(self, policy: Policy, index: int) -> None:
-        """A view: it follows the weights of `policy`."""
+        """A view: it follows the weights of `policy`, but has a memory of its own."""
         self.policy = policy
         self.index = index
+        self._memory: Tensor | None = None  # (B, A, M), of which only the agent's row counts
+
+    def reset(self) -> None:
+        """Forget the past."""
+        self._memory = None
 
     def act(self, own_obs: Tensor, action_mask: Tensor | None = None, deterministic: bool = True) -> Tensor:
-        """(O,) or (B, O) raw observation, action_mask alike -> (U,) or (B, U), the agent's real columns only."""
+        """(O,) or (B, O) raw observation -> (U,) or (B, U): the agent's own columns, in the order of its space.
+
+        action_mask, (choices,) or (B, choices) bool, covers the agent's own choices.
+        """
         spec, agent = self.policy.spec, self.index
         width = spec.obs_widths[agent]
         if own_obs.shape[-1] not in (width, spec.obs_dim):
             raise ValueError(f"{spec.agents[agent]} observes {width} columns; got {tuple(own_obs.shape)}")
         rows = own_obs.reshape(-1, own_obs.shape[-1])  # (B, O)
         obs = self._place(functional.pad(rows, (0, spec.obs_dim - rows.shape[-1])))
-        masks = None if action_mask is None else self._place(action_mask.reshape(len(rows), -1))
-        actions = self.policy.act(obs, masks, deterministic)[:, agent, spec.action_spec.valid[agent].to(obs.device)]
-        return actions.reshape(*own_obs.shape[:-1], -1)
+        masks = None if action_mask is None else self._place(self._spread_mask(action_mask.reshape(len(rows), -1)))
+        if self._memory is None or len(self._memory) != len(rows):
+            self._memory = self.policy.blank_memory(len(rows))
+        actions, self._memory = self.policy.choose(obs, masks, self._memory, deterministic, None)
+        own = actions[:, agent, spec.action_spec.columns_of(agent)]
+        return own.reshape(*own_obs.shape[:-1], -1)
+
+    def _spread_mask(self, own: Tensor) -> Tensor:
+        """(B, the agent's own choices) -> (B, K)."""
+        columns = self.policy.spec.action_spec.mask_columns_of(self.index)
+        if own.shape[-1] != len(columns):
+            name = self.policy.spec.agents[self.index]
+            raise ValueError(f"act: the action mask of {name} has {len(columns)} columns; got {own.shape[-1]}")
+        mask = own.new_ones(len(own), self.policy.spec.action_spec.mask_columns, dtype=torch.bool)
+        mask[:, columns] = own.bool()
+        return mask
 
     def _place(self, own: Tensor) -> Tensor:
         """(B, C) -> (B, A, C): the other agents' rows are blank, and no agent's output depends on another's row."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mappo.advantages import team_flags
 from mappo.buffer import RolloutBuffer
 from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs
+from mappo.networks import Critic
 from mappo.normalization import RunningMeanStd
 from mappo.policy import Policy
 from mappo.spaces import EnvSpec, check_reset, check_step
@@ -27,6 +28,21 @@ class Pending(NamedTuple):
     state: Tensor  # (B, S)
     alive: Tensor  # (B, A) bool
     action_mask: Tensor  # (B, A, K) bool
+
+
+class Memory(NamedTuple):
+    """What recurrent networks remember before the next step; without columns for others."""
+
+    starts: Tensor  # (B, A) bool: the agent begins at the next step
+    actor: Tensor  # (B, A, M)
+    critic: Tensor  # (B, R, M)
+
+
+def blank_memory(num_envs: int, policy: Policy, critic: Critic) -> Memory:
+    """Everyone begins."""
+    actor = policy.blank_memory(num_envs)
+    starts = torch.ones(actor.shape[:2], dtype=torch.bool, device=actor.device)
+    return Memory(starts, actor, actor.new_zeros(num_envs, critic.num_rows, critic.body.memory_width))
 
 
 def reset_env(env: VecEnv, spec: EnvSpec, device: torch.device) -> Pending:
@@ -55,13 +71,14 @@ def step_env(env: VecEnv, actions: Tensor) -> Step:
 class Rollout:
     """Owns the running episodes of one env: what the policy acts on next, and the totals so far."""
 
-    def __init__(self, env: VecEnv, spec: EnvSpec, policy: Policy, state_norm: RunningMeanStd) -> None:
-        """Nothing is stepped yet; `start` or `load_state_dict` comes first."""
+    def __init__(self, env: VecEnv, spec: EnvSpec, policy: Policy, critic: Critic, state_norm: RunningMeanStd) -> None:
+        """Nothing is stepped yet; `start` or `load_state_dict` comes first. The critic tells its memory's shape."""
         self.env = env
         self.spec = spec
         self.policy = policy
         self.state_norm = state_norm
         self.pending = Pending(*(torch.zeros(0) for _ in Pending._fields))
+        self.memory = blank_memory(env.num_envs, policy, critic)
         self.completed: CompletedEpisodes | None = None
 
     def start(self) -> None:
@@ -72,18 +89,25 @@ class Rollout:
     @torch.no_grad()
     def collect(self, buffer: RolloutBuffer, generator: torch.Generator) -> CompletedEpisodes:
         """Fill the buffer; returns the statistics of the episodes that ended."""
-        num_steps = len(buffer.actions)
+        num_steps, chunk = len(buffer.actions), len(buffer.actions) // len(buffer.memory)
+        buffer.critic_memory.copy_(self.memory.critic)
         for t in range(num_steps):
             self._observe(buffer, t)
-            distribution = self.policy.distribution(buffer.obs[t], self.pending.action_mask)
+            if t % chunk == 0:
+                buffer.memory[t // chunk] = self.memory.actor
+            distribution, memory = self.policy.actor(
+                buffer.obs[t], self.pending.action_mask, self.memory.actor, self.memory.starts
+            )
             actions = distribution.sample(generator)
             step = step_env(self.env, distribution.to_env(actions))
             if t == 0:
                 check_step(step, self.env, self.spec)
-            self._store(buffer, t, step, actions, distribution.log_prob(actions))
+            ended = self._store(buffer, t, step, actions, distribution.log_prob(actions))
+            self.memory = self.memory._replace(starts=ended | ~self.pending.alive, actor=memory)
             self.pending = Pending(step.obs, step.state, step.alive, step.action_mask)
         buffer.obs[num_steps] = self.policy.observe(self.pending.obs)
         buffer.state[num_steps] = self._normalise_state(self.pending.state)
+        buffer.starts[num_steps] = self.memory.starts
         assert self.completed is not None
         return self.completed
 
@@ -100,11 +124,13 @@ class Rollout:
         assert self.completed is not None, "a checkpoint is written after a rollout"
         totals = self.completed.totals
         specs = [asdict(spec) for spec in totals.specs]
-        return {"pending": self.pending._asdict(), "specs": specs, "totals": totals.state_dict()}
+        tensors = {"pending": self.pending._asdict(), "memory": self.memory._asdict()}
+        return {**tensors, "specs": specs, "totals": totals.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Inverse of `state_dict`, for an env whose own state was restored too."""
         self.pending = Pending(**{name: value.to(device) for name, value in state["pending"].items()})
+        self.memory = Memory(**{name: value.to(device) for name, value in state["memory"].items()})
         specs = [MetricSpec(**spec) for spec in state["specs"]]
         totals = EpisodeTotals(specs, (self.env.num_envs, len(self.spec.agents)), device)
         totals.load_state_dict(state["totals"])
@@ -116,16 +142,20 @@ class Rollout:
         buffer.state[t] = self._normalise_state(state)
         buffer.alive[t] = alive
         buffer.action_mask[t] = action_mask
+        buffer.starts[t] = self.memory.starts
         self.policy.obs_norm.gather(obs, alive.unsqueeze(-1) & self.policy.obs_valid)
         self.state_norm.gather(state.unsqueeze(-2), torch.ones_like(state, dtype=torch.bool).unsqueeze(-2))
 
     def _normalise_state(self, state: Tensor) -> Tensor:
         return self.state_norm(state.unsqueeze(-2)).squeeze(-2)
 
-    def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> None:
+    def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> Tensor:
+        """Returns which episodes ended, (B, 1)."""
         buffer.actions[t] = actions
         buffer.log_prob[t] = log_prob
         for name in ("rewards", "terminated", "truncated", "final_obs", "final_state"):
             getattr(buffer, name)[t] = getattr(step, name)
         flags = team_flags(step.terminated, step.truncated, buffer.alive[t])
-        self.episodes(step).add(step, (flags.terminated | flags.truncated).squeeze(-1))
+        ended = flags.terminated | flags.truncated
+        self.episodes(step).add(step, ended.squeeze(-1))
+        return ended

@@ -8,9 +8,11 @@ Dims: B envs, A agents, O own-observation width, S state width, U action columns
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, count, groupby
 from typing import Any, NamedTuple, Self
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,37 +20,77 @@ from mappo.vec_env import Step, VecEnv
 
 
 class HeadSpec(NamedTuple):
-    """One independent part of an agent's action."""
+    """One part of an agent's action: some Box dims side by side, or one categorical choice."""
 
-    kind: str  # "box"
-    size: int  # dimensions of a Box
+    kind: str  # "box": both bounds finite, [-1, 1] here; "real": physical units; "choice": an index
+    size: int  # Box dims, or the number of choices
 
     @property
     def columns(self) -> int:
         """Columns that it fills in the action tensor."""
-        return self.size
+        return 1 if self.kind == "choice" else self.size
 
     @property
     def mask_columns(self) -> int:
         """Columns that it fills in the action mask: one for each choice; a Box has none."""
-        return 0
+        return self.size if self.kind == "choice" else 0
 
 
 class ActionSpec(NamedTuple):
-    """The column layout that all agents share, and which columns are real for which agent."""
+    """The columns that all agents share: X of Boxes, then one for each of H choices; agents fill them from the left."""
 
-    heads: tuple[HeadSpec, ...]  # each as wide as its widest agent
+    heads: tuple[tuple[HeadSpec, ...], ...]
+    """Heads of each agent, in the order of its own space."""
     valid: Tensor  # (A, U) bool: False marks padding
+    bounded: Tensor  # (A, U) bool: False where a Box column is in physical units instead of [-1, 1]
+    choices: tuple[int, ...]  # of each slot: the widest agent's number of choices
+    choice_valid: Tensor  # (A, K) bool: choices that the agent's space has
+
+    @classmethod
+    def of(cls, heads: Sequence[Sequence[HeadSpec]]) -> Self:
+        """Lay out the heads of A agents."""
+        boxes = [
+            [head.kind == "box" for head in own if head.kind != "choice" for _ in range(head.size)] for own in heads
+        ]
+        sizes = [[head.size for head in own if head.kind == "choice"] for own in heads]
+        columns, slots = max(map(len, boxes)), max(map(len, sizes))
+        widest = tuple(max(own[slot] if slot < len(own) else 0 for own in sizes) for slot in range(slots))
+        padded = [own + [0] * (slots - len(own)) for own in sizes]
+        valid = [
+            [x < len(box) for x in range(columns)] + [n > 0 for n in own]
+            for box, own in zip(boxes, padded, strict=True)
+        ]
+        bounded = [box + [True] * (columns + slots - len(box)) for box in boxes]
+        choice_valid = [[i < n for n, most in zip(own, widest, strict=True) for i in range(most)] for own in padded]
+        return cls(tuple(map(tuple, heads)), _bools(valid), _bools(bounded), widest, _bools(choice_valid))
+
+    @property
+    def box_columns(self) -> int:
+        """Number X of columns that hold Box dims."""
+        return self.columns - len(self.choices)
 
     @property
     def columns(self) -> int:
         """Width U of the action tensor."""
-        return sum(head.columns for head in self.heads)
+        return self.valid.shape[-1]
 
     @property
     def mask_columns(self) -> int:
         """Width K of the action mask."""
-        return sum(head.mask_columns for head in self.heads)
+        return sum(self.choices)
+
+    def columns_of(self, agent: int) -> list[int]:
+        """Column in U of each of the agent's own flat action columns, which follow its space."""
+        boxes, slots = count(), count(self.box_columns)
+        return [
+            next(slots if head.kind == "choice" else boxes) for head in self.heads[agent] for _ in range(head.columns)
+        ]
+
+    def mask_columns_of(self, agent: int) -> list[int]:
+        """Column in K of each of the agent's own flat choices."""
+        sizes = [head.size for head in self.heads[agent] if head.kind == "choice"]
+        starts = accumulate(self.choices, initial=0)
+        return [start + i for start, size in zip(starts, sizes, strict=False) for i in range(size)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +114,9 @@ class EnvSpec:
         if env.num_envs < 1:
             raise ValueError(f"--num-envs must be at least 1; got {env.num_envs}")
         agents = tuple(env.agents)
-        heads = tuple(_action_heads(name, env.action_spaces[name]) for name in agents)
+        heads = tuple(action_heads(name, env.action_spaces[name]) for name in agents)
         widths = tuple(_obs_width(name, env.observation_spaces[name]) for name in agents)
-        columns = max(sum(head.columns for head in agent_heads) for agent_heads in heads)
+        columns = ActionSpec.of(heads).columns
         return cls(
             agents=agents,
             obs_widths=widths,
@@ -97,19 +139,25 @@ class EnvSpec:
 
     @property
     def action_spec(self) -> ActionSpec:
-        """The action columns that all agents share: head by head as wide as the widest agent."""
-        kinds = {tuple(head.kind for head in heads) for heads in self.action_heads}
-        if len(kinds) > 1:
-            raise ValueError(f"the agents' actions must have the same kinds of parts in the same order; got {kinds}")
-        shared, valid = [], []
-        for position, kind in enumerate(kinds.pop()):
-            sizes = torch.tensor([heads[position].size for heads in self.action_heads])  # (A,)
-            shared.append(HeadSpec(kind, int(sizes.max())))
-            valid.append(torch.arange(shared[-1].columns) < sizes.unsqueeze(-1))  # (A, columns)
-        return ActionSpec(tuple(shared), torch.cat(valid, dim=-1))
+        """The action columns that all agents share."""
+        return ActionSpec.of(self.action_heads)
 
-    def policy_ids(self, sharing: str) -> tuple[int, ...]:
-        """The one mapping agent -> policy: all 0, 0 .. A-1, or a number for each set of agents with equal spaces."""
+    def policy_ids(self, sharing: str, policy_map: Mapping[str, str] | None = None) -> tuple[int, ...]:
+        """The one mapping agent -> policy: all 0, 0 .. A-1, a number for each set of agents with equal spaces.
+
+        `policy_map` names the policy of each agent instead.
+
+        Raises:
+            ValueError: the map does not name exactly these agents.
+        """
+        if policy_map is not None:
+            if missing := sorted(set(self.agents) ^ set(policy_map)):
+                raise ValueError(
+                    f"--policy-map must name each of the agents {', '.join(self.agents)} once; "
+                    f"{', '.join(missing)} is missing or unknown"
+                )
+            names = list(dict.fromkeys(policy_map[agent] for agent in self.agents))
+            return tuple(names.index(policy_map[agent]) for agent in self.agents)
         if sharing == "shared":
             return (0,) * len(self.agents)
         if sharing == "independent":
@@ -204,10 +252,32 @@ def _obs_width(agent: str, space: gymnasium.Space[Any]) -> int:
     return space.shape[0]
 
 
-def _action_heads(agent: str, space: gymnasium.Space[Any]) -> tuple[HeadSpec, ...]:
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(f"action space of {agent} must be a Box; got {space}. Only Box actions are supported")
-    return (HeadSpec("box", math.prod(space.shape)),)
+def action_heads(agent: str, space: gymnasium.Space[Any]) -> tuple[HeadSpec, ...]:
+    """Flatten an action space, depth first, into heads.
+
+    Raises:
+        ValueError: a space that is neither Box, Discrete, MultiDiscrete nor MultiBinary, nor made of them.
+    """
+    if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+        parts = space.spaces.values() if isinstance(space, gymnasium.spaces.Dict) else space.spaces
+        return tuple(head for part in parts for head in action_heads(agent, part))
+    if isinstance(space, gymnasium.spaces.Box):
+        bounded = (np.isfinite(space.low) & np.isfinite(space.high)).flatten().tolist()
+        return tuple(HeadSpec("box" if both else "real", len(list(dims))) for both, dims in groupby(bounded))
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return (HeadSpec("choice", int(space.n)),)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return tuple(HeadSpec("choice", int(n)) for n in space.nvec.flatten())
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return (HeadSpec("choice", 2),) * math.prod(space.shape)
+    raise ValueError(
+        f"action space of {agent} must be Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them; "
+        f"got {space}"
+    )
+
+
+def _bools(rows: Sequence[Sequence[bool]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.bool).reshape(len(rows), -1)
 
 
 def _names(env: VecEnv, attribute: str, width: int) -> tuple[str, ...]:

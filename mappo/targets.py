@@ -47,12 +47,21 @@ class TargetSettings:
     group_size: int
 
 
+class Targets(NamedTuple):
+    """What one rollout gives."""
+
+    batch: Batch
+    critic_memory: Tensor  # (B, R, M) before the next rollout
+    metrics: dict[str, Tensor]
+
+
 @torch.no_grad()
-def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) -> tuple[Batch, dict[str, Tensor]]:
-    """Estimate advantages and returns, update ValueNorm, and flatten (T, B) to N rows; also returns metrics."""
-    values = nets.value_norm.denormalize(nets.critic(buffer.obs, buffer.state))  # (T + 1, B, V)
+def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) -> Targets:
+    """Estimate advantages and returns, update ValueNorm, and cut (T, B) into chunks."""
+    values, memories = nets.critic(buffer.obs, buffer.state, buffer.critic_memory, buffer.starts)
+    values = nets.value_norm.denormalize(values)  # (T + 1, B, V)
     flags = _flags(buffer, settings.reward_mode)
-    following = next_values(values, *_final_values(buffer, flags, nets))
+    following = next_values(values, *_final_values(buffer, flags, memories, nets))
     rewards = shape_rewards(buffer.rewards, settings.reward_mode)
     advantages, returns = gae(
         rewards, values[:-1], following, flags, gamma=settings.gamma, gae_lambda=settings.gae_lambda
@@ -62,6 +71,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
     value_alive = alive if values.shape[-1] == alive.shape[-1] else alive.any(-1, keepdim=True)
     nets.value_norm.update(returns, value_alive)
     mu, sigma = nets.value_norm.stats()
+    chunk = len(alive) // len(buffer.memory)
     batch = Batch(
         obs=buffer.obs[:-1],
         state=buffer.state[:-1],
@@ -69,6 +79,9 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
         log_prob=buffer.log_prob,
         action_mask=buffer.action_mask,
         alive=alive,
+        starts=buffer.starts[:-1],
+        memory=buffer.memory,
+        critic_memory=torch.cat([buffer.critic_memory.unsqueeze(0), memories])[:-2:chunk],  # before each chunk
         advantages=normalize_advantages(advantages, alive, settings.advantage_norm),
         # V_old in the new statistics, which the update compares V with.
         values=nets.value_norm.normalize(values[:-1]),
@@ -80,7 +93,12 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
         "value/mean": mu.mean(),
         "value/std": sigma.mean(),
     }
-    return Batch(*(field.flatten(0, 1) for field in batch)), metrics
+    return Targets(_chunks(batch, len(buffer.memory)), memories[-2], metrics)
+
+
+def _chunks(batch: Batch, count: int) -> Batch:
+    """Fields (T, B, ...) -> (L, N, ...) with T = count x L and N = count x B; those of a memory have L = 1."""
+    return Batch(*(field.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2) for field in batch))
 
 
 def _flags(buffer: RolloutBuffer, reward_mode: str) -> Flags:
@@ -89,10 +107,17 @@ def _flags(buffer: RolloutBuffer, reward_mode: str) -> Flags:
     return team_flags(buffer.terminated, buffer.truncated, buffer.alive)
 
 
-def _final_values(buffer: RolloutBuffer, flags: Flags, nets: Networks) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Indices (t, b) of truncated rows and the values (rows, V) of what they led to: one extra call, on those only."""
+def _final_values(
+    buffer: RolloutBuffer, flags: Flags, memories: Tensor, nets: Networks
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Indices (t, b) of truncated rows and the values (rows, V) of what they led to: one extra call, on those only.
+
+    `memories` (T + 1, B, R, M) are the critic's after each step, before any reset.
+    """
     rows = flags.truncated.any(-1).nonzero()  # (rows, 2)
     where = (rows[:, 0], rows[:, 1])
     obs = nets.policy.observe(buffer.final_obs[where])  # (rows, A, I)
     state = nets.state_norm(buffer.final_state[where].unsqueeze(-2)).squeeze(-2)  # (rows, S)
-    return where, nets.value_norm.denormalize(nets.critic(obs, state))
+    goes_on = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=obs.device)
+    values, _ = nets.critic(obs, state, memories[where], goes_on)
+    return where, nets.value_norm.denormalize(values)

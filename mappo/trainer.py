@@ -3,30 +3,43 @@
 Data flow: VecEnv, TrainConfig -> Trainer -> run folder (metrics, checkpoints) and `history`.
 """
 
-import json
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from mappo.buffer import Widths, allocate
+from mappo.buffer import allocate
 from mappo.callbacks import Callback
 from mappo.checkpoint import check_fits, read_file, unpacking, versions, write_file
 from mappo.config import TrainConfig
-from mappo.evaluate import EvalResult, evaluate
+from mappo.evaluate import EndlessEpisodeError, EvalResult, evaluate
 from mappo.logger import Logger, Row, default_loggers, require_wandb
-from mappo.networks import build_critic, input_width
+from mappo.networks import build_critic
 from mappo.normalization import RunningMeanStd, ValueNorm
+from mappo.parts import (
+    Factory,
+    buffer_widths,
+    checked_config,
+    checked_env_spec,
+    checked_groups,
+    evaluation_env,
+    make_updater,
+    rates,
+    target_settings,
+    training_env,
+    warn_about,
+)
 from mappo.policy import Policy
 from mappo.rollout import Rollout
 from mappo.run_folder import RunFolder
 from mappo.spaces import EnvSpec
-from mappo.targets import Networks, TargetSettings, make_batch
-from mappo.update import Updater, UpdateSettings, to_floats
+from mappo.targets import Networks, make_batch
+from mappo.update import to_floats
 from mappo.vec_env import VecEnv, checked_device
 
 
@@ -38,18 +51,20 @@ class Trainer:
 
     def __init__(
         self,
-        env: VecEnv,
+        env: VecEnv | Factory,
         config: TrainConfig | None = None,
-        eval_env: VecEnv | None = None,
+        eval_env: VecEnv | Factory | None = None,
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] | None = None,
         run: RunFolder | None = None,
     ) -> None:
         """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults."""
-        self.config = config = checked_config(config)
-        self.env, self.eval_env, self.callbacks = env, eval_env, tuple(callbacks)
+        self.config = config = checked_config(config, env)
+        self.eval_env = evaluation_env(eval_env, env, config)
+        self.env = env = training_env(env, config)
+        self.callbacks = tuple(callbacks)
         self.spec, self.env_spec = EnvSpec.of(env), checked_env_spec(env)
-        if eval_env is not None and (lines := self.spec.differences(EnvSpec.of(eval_env))):
+        if self.eval_env is not None and (lines := self.spec.differences(EnvSpec.of(self.eval_env))):
             raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
         if getattr(env, "needs_discount", False) and config.gamma == 1:
             raise ValueError(
@@ -71,9 +86,10 @@ class Trainer:
         one_row = torch.zeros(1, dtype=torch.long)
         self.state_norm = RunningMeanStd(self.spec.state_dim, one_row, enabled=config.normalize_obs).to(self.device)
         self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
-        self.updater = Updater(self.policy, self.critic, update_settings(config, num_minibatches))
-        self.buffer = allocate(num_steps, env.num_envs, buffer_widths(self.spec, config), self.device)
-        self.rollout = Rollout(env, self.spec, self.policy, self.state_norm)
+        self.updater = make_updater(self.policy, self.critic, config, num_minibatches)
+        widths = buffer_widths(self.spec, self.policy, self.critic)
+        self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
+        self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
         self.run = run or RunFolder.new(config, len(self.spec.agents))
         self.given_loggers, self.loggers = loggers, list[Logger]()
         self.iteration = self.env_steps = 0
@@ -81,7 +97,7 @@ class Trainer:
         self.elapsed_s = 0.0
         self.history: list[Row] = []
         self.notes: list[str] = []
-        self._stop_requested = self._run_is_open = False
+        self._stop_requested = self._run_is_open = self._endless = False
         self._clock = 0.0
 
     def train(self) -> list[Row]:
@@ -108,10 +124,22 @@ class Trainer:
         return self.history
 
     def evaluate(self) -> EvalResult:
-        """One deterministic episode in every copy of `eval_env`, with the parameters as they are."""
+        """One deterministic episode in every copy of `eval_env`, with the parameters as they are.
+
+        Raises:
+            ValueError: there is no eval_env, or an episode of it did not end.
+        """
         if self.eval_env is None:
             raise ValueError("evaluate needs an eval_env: Trainer(env, config, eval_env=...)")
-        return evaluate(self.policy, self.eval_env, reward_mode=self.config.reward_mode)
+        return evaluate(
+            self.policy, self.eval_env, reward_mode=self.config.reward_mode, max_steps=self.config.eval_max_steps
+        )
+
+    def close(self) -> None:
+        """Release what the envs hold, such as worker processes."""
+        for env in (self.env, self.eval_env):
+            if env is not None:
+                env.close()
 
     def request_stop(self) -> None:
         """Finish the running iteration, save, and return from `train`; safe in a signal handler."""
@@ -136,6 +164,8 @@ class Trainer:
         self.iteration += 1
         self.env_steps += steps
         row = episodes.drain(self.spec.agents, self.config.reward_mode) | metrics
+        if len(self.history) <= 1:
+            warn_about(row, self.buffer, self.config)
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
         if is_last or self.iteration % self.config.eval_every == 0:
             row |= self._evaluate()
@@ -148,13 +178,15 @@ class Trainer:
     def learn(self) -> Row:
         """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
-        batch, metrics = make_batch(self.buffer, nets, target_settings(self.config, self.group_size))
-        lr, ent_coef = self.config.learning_rate(self.iteration), self.config.entropy_coefficient(self.iteration)
-        metrics |= self.updater.update(batch, lr=lr, ent_coef=ent_coef, generator=self.generator)
-        metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
+        targets = make_batch(self.buffer, nets, target_settings(self.config, self.group_size))
+        self.rollout.memory = self.rollout.memory._replace(critic=targets.critic_memory)
+        sizes = self.config.step_sizes(self.iteration)
+        metrics = targets.metrics | self.updater.update(targets.batch, sizes, self.generator)
+        if self.policy.actor.log_std.numel():
+            metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
         self.policy.obs_norm.commit()
         self.state_norm.commit()
-        row = to_floats(metrics) | {"policy/lr": lr, "policy/ent_coef": ent_coef}
+        row = to_floats(metrics) | {f"policy/{name}": value for name, value in asdict(sizes).items()}
         if broken := [name for name, value in row.items() if not math.isfinite(value)]:
             raise ValueError(
                 f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; look for non-finite rewards or "
@@ -171,15 +203,20 @@ class Trainer:
             self.loggers = default_loggers(self.config, self.env_spec, self.run.path, **place)
         else:
             self.loggers = list(self.given_loggers)
-        if self.iteration == 0 and self.eval_env is not None:
-            self._record(self._evaluate())
+        if self.iteration == 0 and (row := self._evaluate()):
+            self._record(row)
 
     def _evaluate(self) -> Row:
-        """Evaluate the parameters as they are now, keep the best, log pictures."""
-        if self.eval_env is None:
+        """Evaluate the parameters as they are, keep the best, log pictures; nothing for an env that never ends."""
+        if self.eval_env is None or self._endless:
             return {}
         started = time.perf_counter()
-        result = self.evaluate()
+        try:
+            result = self.evaluate()
+        except EndlessEpisodeError as error:
+            warnings.warn(f"{error} There will be no evaluation", stacklevel=2)
+            self._endless = True
+            return {}
         if result.score > self.best_score:
             self.best_score, self.best_iteration = result.score, self.iteration
             self.save("best")
@@ -236,24 +273,25 @@ class Trainer:
             return
         if self.env.num_envs != (copies := state["env"]["num_envs"]):
             raise ValueError(f"--num-envs {self.env.num_envs} must be that of the checkpoint to resume; use {copies}")
-        load_env(state["env_state"])
-        self.rollout.load_state_dict(state["rollout"], self.device)
+        if load_env(state["env_state"]) is False:
+            self.notes.append("this env can only begin new episodes: those that were running start anew")
+        else:
+            self.rollout.load_state_dict(state["rollout"], self.device)
 
     def _modules(self) -> dict[str, Any]:
         return {
             "critic": self.critic,
             "state_norm": self.state_norm,
             "value_norm": self.value_norm,
-            "actor_optimizer": self.updater.actor_optimizer,
-            "critic_optimizer": self.updater.critic_optimizer,
+            **self.updater.optimizers(),
         }
 
     @classmethod
     def resume(
         cls,
         path: str | Path,
-        env: VecEnv,
-        eval_env: VecEnv | None = None,
+        env: VecEnv | Factory,
+        eval_env: VecEnv | Factory | None = None,
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] | None = None,
         **overrides: Any,
@@ -263,9 +301,11 @@ class Trainer:
         if "rollout" not in content:
             raise ValueError(f"{path} holds only a policy; resume from a checkpoint of a run, such as latest.pt")
         with unpacking(path):
-            check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
             stored, run_dir = TrainConfig.from_dict(content["config"]), content["run_dir"]
-        config = checked_config(stored.resumed(overrides))
+        config = checked_config(stored.resumed(overrides), env)
+        eval_env, env = evaluation_env(eval_env, env, config), training_env(env, config)
+        with unpacking(path):
+            check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
         run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
         run = run or RunFolder.new(replace(config, experiment_name=None), len(EnvSpec.of(env).agents))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
@@ -281,60 +321,3 @@ class Trainer:
 
 
 PROGRESS = ("iteration", "env_steps", "best_score", "best_iteration", "elapsed_s")
-
-
-def checked_config(config: TrainConfig | None) -> TrainConfig:
-    """The settings, with a checkpoint folder that stays the same wherever a resume is started."""
-    if config is None:
-        return TrainConfig()
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"config must be a TrainConfig, got {type(config).__name__}; try TrainConfig(**settings)")
-    folder = config.checkpoint_dir
-    return replace(config, checkpoint_dir=str(Path(folder).resolve())) if folder else config
-
-
-def checked_env_spec(env: VecEnv) -> dict[str, Any]:
-    """The env's keyword arguments, which config.json and every checkpoint must be able to hold."""
-    spec = getattr(env, "spec", {})
-    try:
-        return json.loads(json.dumps(dict(spec)))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"env.spec must hold plain values that JSON knows ({error}); got {spec!r}") from error
-
-
-def update_settings(config: TrainConfig, num_minibatches: int) -> UpdateSettings:
-    """The part of the config that the update needs."""
-    names = ("num_epochs", "clip", "value_clip", "max_grad_norm", "huber_delta", "target_kl")
-    return UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
-
-
-def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:
-    """The part of the config that the advantages need."""
-    names = ("gamma", "gae_lambda", "reward_mode", "advantage_norm")
-    return TargetSettings(group_size=group_size, **{name: getattr(config, name) for name in names})
-
-
-def checked_groups(env: VecEnv) -> int:
-    """How many neighbouring copies of the env play the same episodes."""
-    group_size = getattr(env, "group_size", 1)
-    if group_size < 1 or env.num_envs % group_size:
-        raise ValueError(f"env.group_size must be at least 1 and divide num_envs {env.num_envs}, got {group_size}")
-    return group_size
-
-
-def buffer_widths(spec: EnvSpec, config: TrainConfig) -> Widths:
-    """Last dims of the buffer's tensors."""
-    action = spec.action_spec
-    inputs = input_width(spec, config)
-    return Widths(len(spec.agents), spec.obs_dim, inputs, spec.state_dim, action.columns, action.mask_columns)
-
-
-def rates(env_steps: int, num_agents: int, rollout_s: float, update_s: float) -> Row:
-    """Speed of one iteration, evaluation and checkpoints apart."""
-    per_s = env_steps / (rollout_s + update_s)
-    return {
-        "time/steps_per_s": per_s,
-        "time/agent_steps_per_s": per_s * num_agents,
-        "time/rollout_s": rollout_s,
-        "time/update_s": update_s,
-    }

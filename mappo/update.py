@@ -4,13 +4,14 @@ Data flow: Batch -> minibatches -> losses -> optimisers. Gradient clipping and A
 parameter is stacked (P, ...), norms are taken over one policy's rows, and losses are summed over policies.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mappo.buffer import Batch, minibatches
+from mappo.buffer import Batch, minibatches, split
+from mappo.config import StepSizes
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
 from mappo.networks import Critic
 from mappo.policy import Policy
@@ -25,7 +26,7 @@ class UpdateSettings:
 
     num_minibatches: int
     num_epochs: int
-    clip: float
+    grad_accumulation: int
     value_clip: bool
     max_grad_norm: float
     huber_delta: float
@@ -36,76 +37,100 @@ class Updater:
     """Trains a policy and a critic in place."""
 
     def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings) -> None:
-        """Learning rates and the entropy weight are given with each update."""
+        """Step sizes are given with each update."""
         self.policy = policy
         self.critic = critic
         self.settings = settings
-        self.actor_optimizer = make_optimizer(policy.actor)
-        self.critic_optimizer = make_optimizer(critic)
+        self.actor_optimizer = make_optimizer(policy.actor.parameters())
+        self.critic_optimizer = make_optimizer(critic.parameters())
 
-    def update(self, batch: Batch, *, lr: float, ent_coef: float, generator: torch.Generator) -> Metrics:
+    def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
-        for optimizer in (self.actor_optimizer, self.critic_optimizer):
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+        set_learning_rate(self.actor_optimizer, sizes.lr)
+        set_learning_rate(self.critic_optimizer, sizes.lr)
+        return self.epochs(
+            batch, generator, lambda minibatch: self.actor_step(minibatch, sizes) | self.critic_step(minibatch, sizes)
+        )
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """What a checkpoint must hold, by name."""
+        return {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+
+    def epochs(self, batch: Batch, generator: torch.Generator, step: Callable[[Batch], Metrics]) -> Metrics:
+        """`step` on every minibatch of every epoch, until the policy has moved too far; means of its metrics."""
         metrics: list[Metrics] = []
         for _ in range(self.settings.num_epochs):
-            epoch = []
-            for minibatch in minibatches(batch, self.settings.num_minibatches, generator):
-                epoch.append(self.actor_step(minibatch, ent_coef) | self.critic_step(minibatch))
+            epoch = [step(minibatch) for minibatch in minibatches(batch, self.settings.num_minibatches, generator)]
             metrics += epoch
             if self._moved_too_far(epoch):
                 break
         return mean_metrics(metrics)
 
-    def actor_step(self, minibatch: Batch, ent_coef: float) -> Metrics:
+    def actor_step(self, minibatch: Batch, sizes: StepSizes) -> Metrics:
         """One gradient step of all policies; the metrics stay on the device."""
-        actor, settings = self.policy.actor, self.settings
-        num_policies = actor.body.num_policies
-        distribution = self.policy.distribution(minibatch.obs, minibatch.action_mask)
-        log_prob = distribution.log_prob(minibatch.actions)
-        weights = policy_weights(minibatch.alive, actor.body.policy_ids, num_policies)
-        surrogate = clipped_policy_loss(log_prob, minibatch.log_prob, minibatch.advantages, weights, clip=settings.clip)
-        entropy = entropy_bonus(distribution.entropy(), weights)
         self.actor_optimizer.zero_grad()
-        (surrogate.loss - ent_coef * entropy).backward()
-        norms = clip_grad_norm_by_policy(actor.parameters(), settings.max_grad_norm)
+        metrics = self.actor_gradient(minibatch, sizes)
+        norms = clip_grad_norm_by_policy(self.policy.actor.parameters(), self.settings.max_grad_norm)
         self.actor_optimizer.step()
-        return {
-            "losses/policy": surrogate.loss.detach() / num_policies,
-            "policy/approx_kl": surrogate.approx_kl,
-            "policy/clip_fraction": surrogate.clip_fraction,
-            "policy/entropy": entropy.detach() / num_policies,
-            "policy/grad_norm": norms.mean(),
-        }
+        return metrics | {"policy/grad_norm": norms.mean()}
 
-    def critic_step(self, minibatch: Batch) -> Metrics:
+    def actor_gradient(self, minibatch: Batch, sizes: StepSizes, agent: int | None = None) -> Metrics:
+        """Add up the gradient of the policy's loss; with `agent` the minibatch holds that one only, A = 1."""
+        actor = self.policy.actor
+        ids, count = actor.body.policy_ids, actor.body.num_policies
+        if agent is not None:
+            ids, count = ids.new_zeros(1), 1
+        weights = policy_weights(minibatch.alive, ids, count)
+        total = weights.sum().clamp(min=1e-8)  # the number of policies with living agents
+        sums: list[Tensor] = []
+        parts = split(minibatch, self.settings.grad_accumulation)
+        for part, share in zip(parts, weights.chunk(self.settings.grad_accumulation, dim=1), strict=True):
+            distribution, _ = actor(part.obs, part.action_mask, part.memory[0], part.starts, agent)
+            log_prob = distribution.log_prob(part.actions)
+            surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, share, clip=sizes.clip)
+            entropy = entropy_bonus(distribution.entropy(), share)
+            (surrogate.loss - sizes.ent_coef * entropy).backward()
+            sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))
+        loss, approx_kl, clip_fraction, entropy = torch.stack(sums).sum(0) / total
+        names = ("losses/policy", "policy/approx_kl", "policy/clip_fraction", "policy/entropy")
+        return dict(zip(names, (loss, approx_kl, clip_fraction, entropy), strict=True))
+
+    def critic_step(self, minibatch: Batch, sizes: StepSizes) -> Metrics:
         """One gradient step of all critics; the metrics stay on the device."""
         critic, settings = self.critic, self.settings
-        num_policies = critic.body.num_policies
-        values = critic(minibatch.obs, minibatch.state)
-        weights = policy_weights(minibatch.value_alive, critic.value_ids, num_policies)
-        clip = settings.clip if settings.value_clip else None
-        loss = value_loss(
-            values, minibatch.values, minibatch.returns, weights, huber_delta=settings.huber_delta, clip=clip
-        )
+        weights = policy_weights(minibatch.value_alive, critic.value_ids, critic.body.num_policies)
+        clip = sizes.clip if settings.value_clip else None
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        losses: list[Tensor] = []
+        parts = split(minibatch, settings.grad_accumulation)
+        for part, share in zip(parts, weights.chunk(settings.grad_accumulation, dim=1), strict=True):
+            values, _ = critic(part.obs, part.state, part.critic_memory[0], part.starts)
+            delta = settings.huber_delta
+            loss = value_loss(values, part.values, part.returns, share, huber_delta=delta, clip=clip)
+            loss.backward()
+            losses.append(loss.detach())
         norms = clip_grad_norm_by_policy(critic.parameters(), settings.max_grad_norm)
         self.critic_optimizer.step()
-        return {"losses/value": loss.detach() / num_policies, "value/grad_norm": norms.mean()}
+        total = weights.sum().clamp(min=1e-8)
+        return {"losses/value": torch.stack(losses).sum() / total, "value/grad_norm": norms.mean()}
 
     def _moved_too_far(self, epoch: list[Metrics]) -> bool:
-        if self.settings.target_kl is None:
+        if self.settings.target_kl is None or "policy/approx_kl" not in epoch[0]:
             return False
         approx_kl = torch.stack([metrics["policy/approx_kl"] for metrics in epoch]).mean()
         return bool(approx_kl > TARGET_KL_SLACK * self.settings.target_kl)
 
 
-def make_optimizer(module: nn.Module) -> torch.optim.Adam:
-    """Adam over all parameters; its moments are elementwise, so each policy has its own."""
+def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    """Adam over stacked parameters; its moments are elementwise, so each policy has its own."""
     # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
-    return torch.optim.Adam(module.parameters(), eps=1e-5, fused=True)
+    return torch.optim.Adam(parameters, eps=1e-5, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def clip_grad_norm_by_policy(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -55,8 +55,9 @@ class MetricSpec:
 class VecEnv(Protocol):
     """A batch of B copies of one multi-agent environment, on one device.
 
-    Actions are one float tensor (B, A, U). A Box head fills one column per dimension with values in [-1, 1]
-    (the env clips and scales), a discrete head one column with the index of the choice.
+    Actions are one float tensor (B, A, U): first a column for each Box dim, in [-1, 1] where both bounds are finite
+    (the env clips and scales), else in physical units (the env clips); then for each discrete choice a column with its
+    index. Nested spaces are flattened in order; agents with fewer columns leave the last ones of each part unused.
     """
 
     # Read-only, so that plain attributes of narrower types (a list of names, a dict of Box) fit as well.
@@ -147,8 +148,8 @@ class VecEnvExtras(Protocol):
         """Everything an exact resume needs, as tensors and plain values. Default: resume restarts the episodes."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool | None:
+        """Restore what `state_dict` returned; False: only new episodes could be begun, by the next `reset`."""
         ...
 
 

@@ -47,7 +47,8 @@ def test_a_time_limit_is_bootstrapped(make_trainer: MakeTrainer) -> None:
     settings: dict[str, Any] = {"gamma": 0.9, "lr": 1e-2, "num_epochs": 8, "iterations": 40}
     trainer = make_trainer(ConstantEnv(limit=True), lr_schedule="constant", **settings)
     trainer.train()
-    values = trainer.critic(trainer.buffer.obs, trainer.buffer.state)
+    buffer = trainer.buffer
+    values, _ = trainer.critic(buffer.obs, buffer.state, buffer.critic_memory, buffer.starts)
     assert abs(trainer.value_norm.denormalize(values).mean().item() - 10) < 0.5
 
 
@@ -177,9 +178,9 @@ def test_advantages_are_centred_in_the_groups_of_the_env(make_trainer: MakeTrain
     trainer = make_trainer(env, advantage_norm="none", iterations=1)
     seen: list[torch.Tensor] = []
     update = trainer.updater.update
-    trainer.updater.update = lambda batch, **settings: seen.append(batch.advantages) or update(batch, **settings)
+    trainer.updater.update = lambda batch, *rest: seen.append(batch.advantages) or update(batch, *rest)
     trainer.train()
-    advantages = seen[0].unflatten(0, (-1, 4))  # (T x groups, 4, A)
+    advantages = seen[0][0].unflatten(0, (-1, 4))  # (T x groups, 4, A)
     assert advantages.std() > 0
     torch.testing.assert_close(advantages.mean(1), torch.zeros_like(advantages[:, 0]), atol=1e-5, rtol=0)
 

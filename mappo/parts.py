@@ -1,0 +1,148 @@
+"""What a Trainer is made of: its arguments checked, its envs made, the config split into what each part needs.
+
+Data flow: env or factory, TrainConfig -> parts -> Trainer.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mappo.buffer import RolloutBuffer, Widths
+from mappo.config import TrainConfig
+from mappo.happo import HappoUpdater
+from mappo.logger import Row
+from mappo.networks import Critic, input_width
+from mappo.policy import Policy
+from mappo.presets import PRESETS
+from mappo.spaces import EnvSpec, check_vec_env
+from mappo.targets import TargetSettings
+from mappo.update import Updater, UpdateSettings
+from mappo.vec_env import VecEnv
+
+DEFAULT_NUM_ENVS = 32
+HELD_OUT = 1_000_003  # added to the seed for episodes that no training plays
+Factory = Callable[[], Any]
+"""Makes one new PettingZoo ParallelEnv."""
+
+
+def checked_config(config: TrainConfig | None, env: VecEnv | Factory) -> TrainConfig:
+    """The settings, with a checkpoint folder that stays the same wherever a resume is started."""
+    if config is None:
+        return PRESETS["default"] if is_factory(env) else TrainConfig()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"config must be a TrainConfig, got {type(config).__name__}; try TrainConfig(**settings)")
+    folder = config.checkpoint_dir
+    return replace(config, checkpoint_dir=str(Path(folder).resolve())) if folder else config
+
+
+def is_factory(env: object) -> bool:
+    """Whether it makes envs: a function, or a class of envs."""
+    return isinstance(env, type) or (callable(env) and not hasattr(env, "step"))
+
+
+def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
+    """The batched env to train on; a factory's envs are stepped in this process or in --num-workers others.
+
+    Raises:
+        ValueError: neither a VecEnv nor a factory, or a VecEnv with another number of copies than --num-envs.
+    """
+    if is_factory(env):
+        copies = config.num_envs or DEFAULT_NUM_ENVS
+        return _of_factory(env, copies, config.num_workers, config.seed)
+    if hasattr(env, "possible_agents"):
+        raise ValueError(
+            f"env is one {type(env).__name__}, and every copy needs an environment of its own; "
+            "give a function that makes it: Trainer(lambda: make_my_env(), ...)"
+        )
+    check_vec_env(env)
+    if config.num_envs not in (None, env.num_envs):
+        raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {env.num_envs}, or be left out")
+    return env
+
+
+def evaluation_env(eval_env: VecEnv | Factory | None, env: VecEnv | Factory, config: TrainConfig) -> VecEnv | None:
+    """What is given, or for a factory envs with seeds that no training episode has; None: no evaluation."""
+    source = env if eval_env is None and is_factory(env) else eval_env
+    if not is_factory(source):
+        return None if source is None else training_env(source, replace(config, num_envs=None))
+    return _of_factory(source, config.eval_episodes, 0, config.seed + HELD_OUT)
+
+
+def _of_factory(factory: Factory, num_envs: int, num_workers: int, seed: int) -> VecEnv:
+    from mappo.adapters.pettingzoo import PettingZooVecEnv  # noqa: PLC0415 - only who needs it waits for pettingzoo
+
+    return PettingZooVecEnv(factory, num_envs, num_workers=num_workers, seed=seed)
+
+
+def checked_env_spec(env: VecEnv) -> dict[str, Any]:
+    """The env's keyword arguments, which config.json and every checkpoint must be able to hold."""
+    spec = getattr(env, "spec", {})
+    try:
+        return json.loads(json.dumps(dict(spec)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"env.spec must hold plain values that JSON knows ({error}); got {spec!r}") from error
+
+
+def make_updater(policy: Policy, critic: Critic, config: TrainConfig, num_minibatches: int) -> Updater:
+    """The algorithm's update."""
+    names = ("num_epochs", "grad_accumulation", "value_clip", "max_grad_norm", "huber_delta", "target_kl")
+    settings = UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
+    return (HappoUpdater if config.algo == "happo" else Updater)(policy, critic, settings)
+
+
+def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:
+    """The part of the config that the advantages need."""
+    names = ("gamma", "gae_lambda", "reward_mode", "advantage_norm")
+    return TargetSettings(group_size=group_size, **{name: getattr(config, name) for name in names})
+
+
+def warn_about(row: Row, buffer: RolloutBuffer, config: TrainConfig) -> None:
+    """What the first rollout shows of an env that its settings do not suit."""
+    steps = len(buffer.actions)
+    if not row["train/episodes"]:
+        warnings.warn(
+            f"no episode ended in the first {steps} steps of {buffer.rewards.shape[1]} copies: returns appear once "
+            f"one does. If it never will, give the env a time limit; else --num-steps above {steps} shows more",
+            stacklevel=3,
+        )
+    if config.gamma == 1 and bool((buffer.truncated & ~buffer.terminated).any()):
+        warnings.warn(
+            "episodes are cut by a time limit and go on in value: with --gamma 1 that value has no bound; try 0.99",
+            stacklevel=3,
+        )
+
+
+def checked_groups(env: VecEnv) -> int:
+    """How many neighbouring copies of the env play the same episodes."""
+    group_size = getattr(env, "group_size", 1)
+    if group_size < 1 or env.num_envs % group_size:
+        raise ValueError(f"env.group_size must be at least 1 and divide num_envs {env.num_envs}, got {group_size}")
+    return group_size
+
+
+def buffer_widths(spec: EnvSpec, policy: Policy, critic: Critic) -> Widths:
+    """Last dims of the buffer's tensors."""
+    return Widths(
+        agents=len(spec.agents),
+        obs=spec.obs_dim,
+        inputs=input_width(spec, policy.config),
+        state=spec.state_dim,
+        actions=spec.action_spec.columns,
+        mask=spec.action_spec.mask_columns,
+        memory=policy.actor.body.memory_width,
+        critic_rows=critic.num_rows,
+    )
+
+
+def rates(env_steps: int, num_agents: int, rollout_s: float, update_s: float) -> Row:
+    """Speed of one iteration, evaluation and checkpoints apart."""
+    per_s = env_steps / (rollout_s + update_s)
+    return {
+        "time/steps_per_s": per_s,
+        "time/agent_steps_per_s": per_s * num_agents,
+        "time/rollout_s": rollout_s,
+        "time/update_s": update_s,
+    }
