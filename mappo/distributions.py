@@ -161,9 +161,12 @@ class Categorical:
         self.log_p = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).log_softmax(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw by exponential races: the option with the smallest Exp(1) / p is i with probability p_i."""
+        """Draw by exponential races: the option with the smallest Exp(1) / p is i with probability p_i.
+
+        Where no option is allowed, as for a dead agent, it is 0, which every choice has.
+        """
         race = torch.empty_like(self.log_p).exponential_(generator=generator)
-        return (self.log_p.exp() / race).argmax(-1) * self.valid
+        return (self.log_p.exp() / race).argmax(-1) * self.allowed.any(-1) * self.valid
 
     def mode(self) -> Tensor:
         """The likeliest option."""

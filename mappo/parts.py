@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+from pettingzoo import AECEnv, ParallelEnv
+
 from mappo.buffer import RolloutBuffer, Widths
 from mappo.config import TrainConfig
 from mappo.happo import HappoUpdater
@@ -52,11 +55,8 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
     if is_factory(env):
         copies = config.num_envs or DEFAULT_NUM_ENVS
         return _of_factory(env, copies, config.num_workers, config.seed)
-    if hasattr(env, "possible_agents"):
-        raise ValueError(
-            f"env is one {type(env).__name__}, and every copy needs an environment of its own; "
-            "give a function that makes it: Trainer(lambda: make_my_env(), ...)"
-        )
+    if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
+        raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
     check_vec_env(env)
     if config.num_envs not in (None, env.num_envs):
         raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {env.num_envs}, or be left out")

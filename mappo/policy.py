@@ -56,6 +56,14 @@ class Policy(nn.Module):
         """(B, A, M) zeros; M is 0 unless the policy is recurrent."""
         return torch.zeros(num_envs, len(self.spec.agents), self.actor.body.memory_width, device=self.device)
 
+    def recall(self, memory: Tensor | None, num_envs: int) -> Tensor:
+        """The memory (B, A, M) to act with, blank if there is none; `num_envs` must be that of the last step."""
+        if memory is None:
+            return self.blank_memory(num_envs)
+        if len(memory) != num_envs:
+            raise ValueError(f"act: got {num_envs} copies after {len(memory)}; call reset() before other episodes")
+        return memory
+
     def choose(
         self,
         obs: Tensor,
@@ -91,9 +99,7 @@ class Policy(nn.Module):
         agents, width = len(self.spec.agents), self.spec.obs_dim
         if obs.dim() != 3 or obs.shape[1:] != (agents, width):
             raise ValueError(f"act: obs must be (B, {agents}, {width}); got {tuple(obs.shape)}")
-        memory = self.blank_memory(len(obs)) if self._memory is None else self._memory
-        if len(memory) != len(obs):
-            raise ValueError(f"act: got {len(obs)} copies after {len(memory)}; call reset() before other episodes")
+        memory = self.recall(self._memory, len(obs))
         actions, memory = self.choose(obs, action_mask, memory, deterministic, generator)
         self._memory = memory if memory.shape[-1] else None
         return actions
@@ -167,9 +173,9 @@ class AgentPolicy:
         rows = own_obs.reshape(-1, own_obs.shape[-1])  # (B, O)
         obs = self._place(functional.pad(rows, (0, spec.obs_dim - rows.shape[-1])))
         masks = None if action_mask is None else self._place(self._spread_mask(action_mask.reshape(len(rows), -1)))
-        if self._memory is None or len(self._memory) != len(rows):
-            self._memory = self.policy.blank_memory(len(rows))
-        actions, self._memory = self.policy.choose(obs, masks, self._memory, deterministic, None)
+        memory = self.policy.recall(self._memory, len(rows))
+        actions, memory = self.policy.choose(obs, masks, memory, deterministic, None)
+        self._memory = memory if memory.shape[-1] else None
         own = actions[:, agent, spec.action_spec.columns_of(agent)]
         return own.reshape(*own_obs.shape[:-1], -1)
 

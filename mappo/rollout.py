@@ -68,6 +68,11 @@ def step_env(env: VecEnv, actions: Tensor) -> Step:
     return Step(**{**moved, **floats, "metrics": metrics})
 
 
+def next_starts(step: Step, acted: Tensor) -> Tensor:
+    """Which agents begin at the next step, (B, A): all after an episode, who ended their own, and who did not act."""
+    return step.terminated | step.truncated | ~acted
+
+
 class Rollout:
     """Owns the running episodes of one env: what the policy acts on next, and the totals so far."""
 
@@ -102,8 +107,8 @@ class Rollout:
             step = step_env(self.env, distribution.to_env(actions))
             if t == 0:
                 check_step(step, self.env, self.spec)
-            ended = self._store(buffer, t, step, actions, distribution.log_prob(actions))
-            self.memory = self.memory._replace(starts=ended | ~self.pending.alive, actor=memory)
+            self._store(buffer, t, step, actions, distribution.log_prob(actions))
+            self.memory = self.memory._replace(starts=next_starts(step, self.pending.alive), actor=memory)
             self.pending = Pending(step.obs, step.state, step.alive, step.action_mask)
         buffer.obs[num_steps] = self.policy.observe(self.pending.obs)
         buffer.state[num_steps] = self._normalise_state(self.pending.state)
@@ -149,13 +154,10 @@ class Rollout:
     def _normalise_state(self, state: Tensor) -> Tensor:
         return self.state_norm(state.unsqueeze(-2)).squeeze(-2)
 
-    def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> Tensor:
-        """Returns which episodes ended, (B, 1)."""
+    def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> None:
         buffer.actions[t] = actions
         buffer.log_prob[t] = log_prob
         for name in ("rewards", "terminated", "truncated", "final_obs", "final_state"):
             getattr(buffer, name)[t] = getattr(step, name)
         flags = team_flags(step.terminated, step.truncated, buffer.alive[t])
-        ended = flags.terminated | flags.truncated
-        self.episodes(step).add(step, ended.squeeze(-1))
-        return ended
+        self.episodes(step).add(step, (flags.terminated | flags.truncated).squeeze(-1))

@@ -164,7 +164,7 @@ class Trainer:
         self.iteration += 1
         self.env_steps += steps
         row = episodes.drain(self.spec.agents, self.config.reward_mode) | metrics
-        if len(self.history) <= 1:
+        if not any(earlier["iteration"] for earlier in self.history):
             warn_about(row, self.buffer, self.config)
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
         if is_last or self.iteration % self.config.eval_every == 0:

@@ -1,0 +1,109 @@
+"""The stage `vmas`: training at BenchMARL's settings, beside BenchMARL itself and the bare matrix products.
+
+BenchMARL needs other versions than this project, so it runs in an environment of its own: `--peer-python`.
+"""
+
+import csv
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from benchmarking.rates import Rate, Settings, measured, single
+from mappo import PRESETS, Trainer
+from mappo.adapters.vmas import vmas_env_from
+
+TASKS = {"balance": "vmas:balance:n_agents=4", "navigation": "vmas:navigation:n_agents=3,shared_rew=False"}
+PEER = Path(__file__).with_name("benchmarl_peer.py")
+PEER_ITERATIONS = 4
+
+
+def vmas(settings: Settings) -> list[Rate]:
+    """Frames a second of both tasks; a frame is one env step of one copy, with all its agents."""
+    rates = []
+    for task, text in TASKS.items():
+        ours = _ours(settings, task, text)
+        ceiling = _matrix_products(settings, task, text)
+        share = single("vmas", f"{task}: share of that ceiling", "", ours.median / ceiling.median)
+        rates += [ours, ceiling, share]
+        if settings.peer_python is not None:
+            peer = _benchmarl(settings.peer_python, task)
+            rates += [peer, single("vmas", f"{task}: ours / BenchMARL", "times", ours.median / peer.median)]
+    return rates
+
+
+def _ours(settings: Settings, task: str, text: str) -> Rate:
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(PRESETS["benchmarl"], iterations=10_000, runs_dir=folder)
+        trainer = Trainer(vmas_env_from(text, 60, device=settings.device, seed=1), config)
+        trainer.rollout.start()
+
+        def iterate() -> None:
+            trainer.rollout.collect(trainer.buffer, trainer.generator)
+            trainer.learn()
+
+        what = f"{task}: ours at BenchMARL's settings"
+        return measured(settings, "vmas", what, "frames/s", 60 * len(trainer.buffer.actions), iterate)
+
+
+def _matrix_products(settings: Settings, task: str, text: str) -> Rate:
+    """Only the matrix products of one iteration's epochs: forward, gradient of weights, gradient of inputs."""
+    env = vmas_env_from(text, 60)
+    config = PRESETS["benchmarl"]
+    frames, steps = config.minibatch_size or 0, 60 * (config.num_steps or 0)
+    count = config.num_epochs * steps // frames
+    agents, own = len(env.agents), env.state_dim // len(env.agents)
+    hidden = config.hidden_dim
+    nets = [(frames * agents, [own, hidden, hidden, 2]), (frames, [env.state_dim, hidden, hidden, 1])]
+    products = []
+    for rows, sizes in nets:
+        for i, (a, b) in enumerate(pairwise(sizes)):
+            x, w, g = torch.randn(rows, a), torch.randn(a, b), torch.randn(rows, b)
+            products += [(x, w), (x.T, g)] + [(g, w.T)] * (i > 0)
+
+    def multiply() -> None:
+        for a, b in products:
+            torch.mm(a, b)
+
+    part = 20  # minibatches: enough to time
+    bare = measured(
+        settings, "vmas", f"{task}: bare matrix products", "frames/s", part, lambda: _repeat(multiply, part)
+    )
+    scale = steps / count
+    return replace(bare, median=bare.median * scale, lowest=bare.lowest * scale, highest=bare.highest * scale)
+
+
+def _repeat(work: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        work()
+
+
+def _benchmarl(python: str, task: str) -> Rate:
+    """Frames a second after its first iteration, which warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "frames.csv"
+        command = [
+            python,
+            str(PEER),
+            "--task",
+            task,
+            "--frames",
+            str(6000 * (PEER_ITERATIONS + 1)),
+            "--eval-every",
+            "0",
+        ]
+        command += ["--threads", str(torch.get_num_threads()), "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ValueError(f"--peer-python {python} could not run BenchMARL ({last[0]}); see {PEER.name}")
+        with out.open(newline="") as file:
+            rates = [float(row["frames_per_s"]) for row in csv.DictReader(file)][1:]
+    low, high = min(rates), max(rates)
+    what = f"{task}: BenchMARL"
+    return Rate(stage="vmas", what=what, unit="frames/s", median=statistics.median(rates), lowest=low, highest=high)
