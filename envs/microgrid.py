@@ -62,6 +62,7 @@ class MicrogridEnv:
         self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
         self.device, self._dtype = env_device(settings.device), DTYPES[settings.dtype]
         self.agents = tuple(scenario.microgrids)
+        self.name = f"mg{len(self.agents)}"
         profiles = load_profiles(scenario)
         starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)
         self.metric_specs = metric_specs(scenario.horizon)

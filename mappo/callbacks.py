@@ -69,7 +69,8 @@ class ConsoleCallback:
             self.console.print(" | ".join(cells), soft_wrap=True, highlight=False)
         if "eval/score" in row:
             star = "  best so far" if trainer.best_iteration == row["iteration"] else ""
-            parts = [f"score {row['eval/score']:.4f}", f"return {row['eval/return']:.4f}"]
+            parts = [f"score {row['eval/score']:.4f}"] if score_name(trainer.eval_env) == "score" else []
+            parts += [f"return {row['eval/return']:.4f}"]
             parts += [
                 f"{spec.column} {row[f'eval/{spec.name}']:{spec.format}}" for spec in console_specs(trainer.eval_env)
             ]
@@ -84,7 +85,11 @@ class ConsoleCallback:
             self.progress.stop()
         if self.as_json or trainer.best_iteration < 0:
             return
-        text = f"best evaluation: score {trainer.best_score:.4f} at iteration {trainer.best_iteration}"
+        best = f"score {trainer.best_score:.4f}"
+        if score_name(trainer.eval_env) == "return":
+            team = "sum" if trainer.config.reward_mode == "sum" else "mean"
+            best = f"return {trainer.best_score:.4f} ({team} of the agents, summed over steps)"
+        text = f"best evaluation: {best} at iteration {trainer.best_iteration}"
         self.console.print(f"{text}; {trainer.run.checkpoints / 'best.pt'}", soft_wrap=True, highlight=False)
 
 
@@ -93,9 +98,15 @@ def console_specs(env: VecEnv | None) -> list[MetricSpec]:
     return [spec for spec in getattr(env, "metric_specs", ()) if spec.column]
 
 
+def score_name(env: VecEnv | None) -> str:
+    """What chooses the best checkpoint: the env's own score, or the return."""
+    return "score" if hasattr(env, "episode_score") else "return"
+
+
 def table_columns(specs: Sequence[MetricSpec]) -> list[tuple[str, str, str]]:
-    """Heading, row key and number format of each console column."""
+    """Heading, row key and number format of each console column; without metrics the length of episodes is one."""
     metrics = [(spec.column, f"{spec.group}/{spec.name}", spec.format) for spec in specs]
+    metrics = metrics or [("Length", "train/episode_length", ".1f")]
     return [
         ("Iter", "iteration", ".0f"),
         ("Reward", "train/return", ".3f"),

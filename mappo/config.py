@@ -64,7 +64,7 @@ class TrainConfig:
     """Box actions: a Gaussian whose samples are clipped to the bounds, one squashed to them by tanh, or a Beta."""
 
     num_envs: int | None = None
-    """Copies of the environment; default: 512 for the microgrid, else 32."""
+    """Copies of the environment; default: the preset's, else 32."""
     num_workers: int = 0
     """Worker processes that step a PettingZoo environment; 0 steps it in this process. Batched ones need none."""
     eval_episodes: int = 32
@@ -137,7 +137,7 @@ class TrainConfig:
     checkpoint_dir: str | None = None
     """Folder in which each run keeps its checkpoints, in a folder of its name; default: in the run folder."""
     experiment_name: str | None = None
-    """Name of the run and of its folder; default: <algo>_<sharing>_mg<agents>_<time>."""
+    """Name of the run and of its folder; default: <algo>_<sharing>_<env>_<time>, with mg3 for three microgrids."""
     runs_dir: str = "runs"
     """Folder that holds the run folders."""
     seed: int = 42

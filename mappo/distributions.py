@@ -123,8 +123,9 @@ class Beta:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw x as a ratio of Gamma samples, away from the ends, where the density may be 0 to rounding."""
-        a = torch._standard_gamma(self.alpha, generator=generator)
-        b = torch._standard_gamma(self.beta, generator=generator)
+        # torch.distributions draws from it too, but takes no generator
+        gamma = torch._standard_gamma  # pyright: ignore[reportPrivateImportUsage]
+        a, b = gamma(self.alpha, generator=generator), gamma(self.beta, generator=generator)
         return (a / (a + b)).clamp(BETA_EDGE, 1 - BETA_EDGE) * self.valid
 
     def mode(self) -> Tensor:

@@ -8,6 +8,7 @@ Dims: L steps, N rows, A agents, P policies, H hidden, M memory.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,26 @@ from torch.nn import functional
 HIDDEN_GAIN = {"relu": math.sqrt(2), "tanh": 5 / 3}
 GATES = {"gru": 3, "lstm": 4}
 STATES = {"none": 0, "gru": 1, "lstm": 2}  # vectors of width H that a memory holds
+
+
+class _Tanh(torch.autograd.Function):
+    """tanh(x) = 2 sigma(2x) - 1: on CPUs torch's tanh takes 20 times as long as its sigmoid, a seventh of an update."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(2 * x).mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(grads[0], y)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """To about 1e-7; not for where a relative error near 0 matters."""
+    return _Tanh.apply(x)
 
 
 class StackedLinear(nn.Module):
@@ -96,11 +117,11 @@ class StackedCell(nn.Module):
         if self.kind == "gru":
             x, h = from_input.chunk(3, dim=-1), self.from_memory(memory, ids).chunk(3, dim=-1)
             reset, update = torch.sigmoid(x[0] + h[0]), torch.sigmoid(x[1] + h[1])
-            return torch.lerp(torch.tanh(x[2] + reset * h[2]), memory, update)
+            return torch.lerp(tanh(x[2] + reset * h[2]), memory, update)
         h, c = memory.chunk(2, dim=-1)
         enter, forget, new, leave = (from_input + self.from_memory(h, ids)).chunk(4, dim=-1)
-        c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(new)
-        return torch.cat([torch.sigmoid(leave) * torch.tanh(c), c], dim=-1)
+        c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * tanh(new)
+        return torch.cat([torch.sigmoid(leave) * tanh(c), c], dim=-1)
 
 
 class StackedNet(nn.Module):
@@ -122,7 +143,7 @@ class StackedNet(nn.Module):
         self.register_buffer("policy_ids", policy_ids.clone(), persistent=False)
         self.num_policies = P = int(policy_ids.max()) + 1
         self.each_its_own = torch.equal(policy_ids, torch.arange(len(policy_ids)))
-        self.activate = {"relu": torch.relu, "tanh": torch.tanh}[activation]
+        self.activate = {"relu": torch.relu, "tanh": tanh}[activation]
         self.hidden_gain = HIDDEN_GAIN[activation]
         self.memory_width = STATES[recurrent] * sizes[-2]
         self.hidden = nn.ModuleList(StackedLinear(P, *pair) for pair in pairwise(sizes[:-1]))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium
 from pettingzoo import AECEnv, ParallelEnv
@@ -41,7 +41,7 @@ def checked_config(config: TrainConfig | None, env: VecEnv | Factory) -> TrainCo
     return replace(config, checkpoint_dir=str(Path(folder).resolve())) if folder else config
 
 
-def is_factory(env: object) -> bool:
+def is_factory(env: object) -> TypeGuard[Factory]:
     """Whether it makes envs: a function, or a class of envs."""
     return isinstance(env, type) or (callable(env) and not hasattr(env, "step"))
 
@@ -58,6 +58,7 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
     if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
         raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
     check_vec_env(env)
+    assert isinstance(env, VecEnv)
     if config.num_envs not in (None, env.num_envs):
         raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {env.num_envs}, or be left out")
     return env
@@ -66,15 +67,20 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
 def evaluation_env(eval_env: VecEnv | Factory | None, env: VecEnv | Factory, config: TrainConfig) -> VecEnv | None:
     """What is given, or for a factory envs with seeds that no training episode has; None: no evaluation."""
     source = env if eval_env is None and is_factory(env) else eval_env
-    if not is_factory(source):
-        return None if source is None else training_env(source, replace(config, num_envs=None))
-    return _of_factory(source, config.eval_episodes, 0, config.seed + HELD_OUT)
+    if is_factory(source):
+        return _of_factory(source, config.eval_episodes, 0, config.seed + HELD_OUT)
+    return None if source is None else training_env(source, replace(config, num_envs=None))
 
 
 def _of_factory(factory: Factory, num_envs: int, num_workers: int, seed: int) -> VecEnv:
     from mappo.adapters.pettingzoo import PettingZooVecEnv  # noqa: PLC0415 - only who needs it waits for pettingzoo
 
     return PettingZooVecEnv(factory, num_envs, num_workers=num_workers, seed=seed)
+
+
+def env_name(env: VecEnv) -> str:
+    """What a run's name says of its env."""
+    return getattr(env, "name", f"{len(env.agents)}agents")
 
 
 def checked_env_spec(env: VecEnv) -> dict[str, Any]:

@@ -15,14 +15,16 @@ PRESETS: dict[str, TrainConfig] = {
         ent_schedule="constant",
     ),
     "spread": TrainConfig(
+        policy_sharing="independent",
         num_envs=32,
         num_steps=100,
         num_epochs=10,
-        num_minibatches=1,
+        num_minibatches=4,
         lr=7e-4,
-        gamma=0.99,
+        gamma=0.95,
         ent_coef=0.01,
         ent_schedule="constant",
+        chunk_length=10,
     ),
     "vmas": TrainConfig(
         num_envs=60,
@@ -33,6 +35,7 @@ PRESETS: dict[str, TrainConfig] = {
         gamma=0.99,
         gae_lambda=0.9,
         ent_coef=0.0,
+        chunk_length=10,
     ),
     "benchmarl": TrainConfig(
         num_envs=60,

@@ -36,10 +36,11 @@ class RunFolder:
         return self.checkpoint_dir / self.path.name if self.checkpoint_dir else self.path / "checkpoints"
 
     @classmethod
-    def new(cls, config: TrainConfig, num_agents: int) -> Self:
-        """A folder of its own below --runs-dir; a name that is taken is an error."""
+    def new(cls, config: TrainConfig, env_name: str) -> Self:
+        """A folder of its own below --runs-dir, with the env in its name; a name that is taken is an error."""
         time = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        name = config.experiment_name or f"{config.algo}_{config.policy_sharing}_mg{num_agents}_{time}"
+        sharing = "mapped" if config.policy_map is not None else config.policy_sharing
+        name = config.experiment_name or f"{config.algo}_{sharing}_{env_name}_{time}"
         run = cls.at(Path(config.runs_dir) / name, config.checkpoint_dir, is_new=True)
         if config.experiment_name is None:
             return run

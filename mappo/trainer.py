@@ -27,6 +27,7 @@ from mappo.parts import (
     checked_config,
     checked_env_spec,
     checked_groups,
+    env_name,
     evaluation_env,
     make_updater,
     rates,
@@ -90,7 +91,7 @@ class Trainer:
         widths = buffer_widths(self.spec, self.policy, self.critic)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
-        self.run = run or RunFolder.new(config, len(self.spec.agents))
+        self.run = run or RunFolder.new(config, env_name(env))
         self.given_loggers, self.loggers = loggers, list[Logger]()
         self.iteration = self.env_steps = 0
         self.best_score, self.best_iteration = -math.inf, -1
@@ -307,7 +308,7 @@ class Trainer:
         with unpacking(path):
             check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
         run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
-        run = run or RunFolder.new(replace(config, experiment_name=None), len(EnvSpec.of(env).agents))
+        run = run or RunFolder.new(replace(config, experiment_name=None), env_name(env))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
         trainer.notes += run.resume_notes(Path(path), run_dir)
         if config.iterations != stored.iterations and "linear" in (config.lr_schedule, config.ent_schedule):

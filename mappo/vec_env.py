@@ -115,6 +115,8 @@ class VecEnvExtras(Protocol):
     """Names of the S state columns; default: their numbers. Checked when a checkpoint is loaded."""
     action_names: Sequence[str]
     """Names of the U action columns; default: their numbers. Checked when a checkpoint is loaded."""
+    name: str
+    """Short name, part of a run's; default: <agents>agents."""
     spec: Mapping[str, Any]
     """JSON-able keyword arguments that rebuild this env; stored in checkpoints. Default: empty."""
 

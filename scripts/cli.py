@@ -1,4 +1,4 @@
-"""What the command-line scripts share: parsing, one-line errors with exit code 2, envs rebuilt from a checkpoint."""
+"""What the command-line scripts share: parsing, one-line errors with exit code 2, what a checkpoint says of its run."""
 
 import contextlib
 import io
@@ -7,19 +7,23 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+import mappo
 from mappo.checkpoint import read_file, unpacking
 from mappo.run_folder import find_checkpoint
 
+LIBRARY = Path(mappo.__file__).parent
 USER_ERROR = 2
+WORKER_REPORT = "\n\n"  # between what a worker process says of an error, and its traceback
 SEED_OR_TIME = re.compile(r"[-_. ]+(s|seed)?[-_. \d]*$")  # what the names of seeds end with
 IN_EVERY_SEED = ("seed", "device", "experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
-IN_EVERY_SEED += ("tensorboard", "wandb", "wandb_project", "wandb_entity")
+IN_EVERY_SEED += ("num_workers", "tensorboard", "wandb", "wandb_project", "wandb_entity")
 """Settings that seeds of one configuration may differ in; the others must be the same."""
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 Args = TypeVar("Args")
@@ -45,6 +49,17 @@ def parse(kind: type[Args], argv: Sequence[str], *, default: Args | None = None,
     raise ValueError(re.sub(r"\.? For full", ". For full", text))
 
 
+def spelt(word: str) -> str:
+    """A word of the command line, with hyphens for the underscores in a flag's name."""
+    name, equals, value = word.partition("=")
+    return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
+
+
+def flags_in(argv: Sequence[str]) -> set[str]:
+    """The flags that the command line gives."""
+    return {word.partition("=")[0] for word in argv if word.startswith("--")}
+
+
 def value_of(argv: Sequence[str], flag: str) -> str | None:
     """The value that the command line gives a flag, for what must be known before the others get their defaults."""
     for i, word in enumerate(argv):
@@ -56,8 +71,10 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
 
 
 def _is_about_a_setting(error: ValueError) -> bool:
-    """Whether this project raised it, as it does for wrong settings, and not a library that it called."""
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    """Whether this project raised it, as it does for wrong settings, and not a library or an env that it called."""
+    _, _, report = str(error).partition(WORKER_REPORT)
+    files = re.findall(r'^  File "(.+)", line', report, re.MULTILINE)
+    raised_in = Path(files[-1] if files else traceback.extract_tb(error.__traceback__)[-1].filename)
     ours = [Path(str(sys.modules[name].__file__)).parent for name in ("mappo", "envs") if name in sys.modules]
     return any(raised_in.is_relative_to(folder) for folder in (*ours, Path(__file__).parent))
 
@@ -73,11 +90,29 @@ def run_command(command: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not _is_about_a_setting(error):
             raise  # a defect, which needs its traceback
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        message = str(error).partition(WORKER_REPORT)[0].removeprefix("ValueError: ")
+        print("error:", " ".join(message.split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def warnings_as_notes(say: Callable[[str], None]) -> Iterator[None]:
+    """Show what the library warns of as one line without a place in the source; other warnings stay as they are."""
+    show = warnings.showwarning
+
+    def note(message: Warning | str, category: type[Warning], filename: str, *more: Any) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(LIBRARY):
+            say(str(message))
+        else:
+            show(message, category, filename, *more)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"mappo\.")
+        warnings.showwarning = note
+        yield
 
 
 def read_checkpoint(path: str, names: Sequence[str] = ("best", "latest")) -> dict[str, Any]:
@@ -100,7 +135,7 @@ def configuration_key(config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
 
     Args:
         config: fields of `TrainConfig`.
-        env: arguments of `envs.make`.
+        env: spec of its env.
     """
     settings = [{k: v for k, v in part.items() if k not in IN_EVERY_SEED} for part in (config, env)]
     return json.dumps(settings, sort_keys=True, default=str)
@@ -114,13 +149,6 @@ def common_stem(names: Sequence[str]) -> str:
 
 
 def env_keywords(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `envs.make` that rebuild the training env.
-
-    Raises:
-        ValueError: the run was trained on an env that is not built by `envs.make`.
-    """
+    """The spec of the training env: what rebuilds it. Which family it is of, `environments.family_of` knows."""
     with unpacking(checkpoint["path"]):
-        spec = dict(checkpoint["env"]["spec"])
-    if "scenario" not in spec:
-        raise ValueError(f"{checkpoint['path']} was not trained on a microgrid scenario; load it in Python instead")
-    return spec
+        return dict(checkpoint["env"]["spec"])

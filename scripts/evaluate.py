@@ -1,7 +1,7 @@
-"""How good is a policy? Compare runs with baselines and a certified bound on held-out days.
+"""How good is a policy? Compare runs with baselines on held-out days (microgrid) or episodes (everything else).
 
-`python scripts/evaluate.py runs/<run>` prints tables and writes report.html, JSON and CSV. Several runs of one
-configuration are summarised across seeds.
+`python scripts/evaluate.py runs/<run>` prints tables and writes JSON and CSV, for microgrids report.html too. Several
+runs of one configuration are summarised across seeds.
 """
 
 import json
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from cli import parse, run_command
+from cli import flags_in, parse, run_command, spelt
+from evaluation import episode_tables
 from evaluation.compare import Comparison, Row, example_days
+from evaluation.episodes import BASELINES as EPISODE_BASELINES
+from evaluation.episodes import Plan, episode_rows, play_episodes
 from evaluation.output import reserved, write_all
 from evaluation.play import Played, episodes_to_play, play
 from evaluation.reference import Reference, find_reference
@@ -24,47 +27,73 @@ from evaluation.report_figures import report_pngs
 from evaluation.runs import Run, check_fit, groups_of_seeds, load_runs
 from evaluation.tables import as_json, days_csv, footnotes, summary_csv, terminal_tables
 from rich.console import Console
+from rich.table import Table
 
 import envs
 from envs.baselines import BASELINES, make_baseline
 from envs.microgrid import DAYS_PER_WEEK
+from mappo.parts import HELD_OUT
 
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name != "mpc")
 OPTIMUM = "optimum, replayed"
 WIDTH_IN_A_PIPE = 150
 
 
+FLAGS_OF = {"days": ("--split", "--days", "--forecast"), "episodes": ("--episodes", "--seed", "--eval-max-steps")}
+"""What is played -> the flags that only it has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Compare runs with baselines and a certified bound; every day of the split is one deterministic episode."""
+    """Compare runs with baselines; episodes are held-out, policies deterministic."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders (their best checkpoints) or checkpoints, all of one scenario; several seeds are summarised."""
+    """Run folders (their best checkpoints) or checkpoints, all of one environment; several seeds are summarised."""
     split: Literal["val", "test", "train"] = "test"
-    """Days to play."""
-    baselines: tuple[str, ...] | None = None
-    """Baselines beside the runs, or none; all but mpc, which takes minutes, unless given."""
-    forecast: Literal["persistence", "perfect"] = "persistence"
-    """What mpc expects of loads and renewables."""
+    """Microgrid: days to play, each one episode."""
     days: int | None = None
-    """Play only the first so many days of the split, or weeks where the scenario runs over weeks."""
+    """Microgrid: play only the first so many days of the split, or weeks where the scenario runs over weeks."""
+    forecast: Literal["persistence", "perfect"] = "persistence"
+    """Microgrid: what mpc expects of loads and renewables."""
+    episodes: int = 1000
+    """Other environments: episodes to play."""
+    seed: int = 0
+    """Other environments: seed of the episodes, which are others than those of any training."""
+    eval_max_steps: int = 10_000
+    """Other environments: env steps after which an evaluation gives up on an episode."""
+    baselines: tuple[str, ...] | None = None
+    """Baselines beside the runs, or none; unless given, for the microgrid all but mpc, which takes minutes, else random
+    and, where it is known which action does nothing, idle."""
     workers: int | None = None
-    """Processes that solve days; one a core unless given."""
+    """Processes that solve days (microgrid; one a core unless given) or step a PettingZoo env (none unless given)."""
     out: Path | None = None
-    """Folder to write to; in the first run's folder evaluation-<split>, with --days evaluation-<split>-<n>-days."""
+    """Folder to write to; in the first run's folder evaluation-<split>, with --days evaluation-<split>-<n>-days, or
+    evaluation-<n>-episodes, with --seed evaluation-<n>-episodes-seed-<seed>."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object and nothing else."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, play, compare, print, write."""
-    args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
-    names = _baselines(args.baselines)
+    argv = [spelt(word) for word in (sys.argv[1:] if argv is None else argv)]
+    args = parse(Args, argv, description=__doc__)
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {args.workers}")
+    runs = load_runs(args.runs)
+    plays = runs[0].family.plays
+    for other, flags in FLAGS_OF.items():
+        if other != plays and (wrong := sorted(flags_in(argv) & set(flags))):
+            raise ValueError(
+                f"{wrong[0]} is not for runs on --env {runs[0].text}, which have {', '.join(FLAGS_OF[plays])}"
+            )
+    {"days": evaluate_days, "episodes": evaluate_episodes}[plays](args, runs)
+
+
+def evaluate_days(args: Args, runs: Sequence[Run]) -> None:
+    """Microgrid: every day of the split is one episode."""
+    names = _baselines(args.baselines, tuple(BASELINES), DEFAULT_BASELINES)
     if args.forecast != "persistence" and "mpc" not in names:
         raise ValueError(f"--forecast {args.forecast} is for mpc, which is not played; add --baselines mpc")
-    runs = load_runs(args.runs)
     env = _make_env(runs[0], args)
     for run in runs:
         check_fit(run, env)
@@ -80,8 +109,64 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_all(out, _files(comparison, rows, content))
     if args.json:
         print(json.dumps(content))
-    else:
-        _print(comparison, rows, out)
+        return
+    where = f"report: {out / 'report.html'}; beside it evaluation.json, days.csv, summary.csv, figures/"
+    _print(terminal_tables(comparison, rows), [*footnotes(comparison, rows), where])
+
+
+def evaluate_episodes(args: Args, runs: Sequence[Run]) -> None:
+    """Any other environment: episodes with seeds of their own."""
+    given = None if args.baselines is None else _baselines(args.baselines, EPISODE_BASELINES, ())
+    plan = _plan(args, runs)
+    part = f"-seed-{args.seed}" if args.seed else ""
+    out = args.out if args.out is not None else runs[0].folder / f"evaluation-{args.episodes}-episodes{part}"
+    with reserved(out), Console(stderr=True).status("evaluating", spinner="line") as status:
+        started = time.perf_counter()
+        played = play_episodes(runs, given, plan, status.update)
+        agents, (groups, notes) = runs[0].policy.spec.agents, groups_of_seeds(runs)
+        results = episode_tables.Results(
+            text=runs[0].text,
+            agents=agents,
+            plan=plan,
+            played=played,
+            rows=episode_rows(played, agents, groups),
+            groups=groups,
+            runs={run.name: run.facts for run in runs},
+            notes=notes,
+        )
+        wall_s = round(time.perf_counter() - started, 2)
+        content = episode_tables.as_json(results) | {"out": str(out), "wall_s": wall_s}
+        files = {
+            "evaluation.json": json.dumps(content, indent=2) + "\n",
+            "episodes.csv": episode_tables.episodes_csv(results),
+            "summary.csv": episode_tables.summary_csv(results),
+        }
+        write_all(out, {name: text.encode() for name, text in files.items()})
+    if args.json:
+        print(json.dumps(content))
+        return
+    where = f"written: {out / 'evaluation.json'}; beside it episodes.csv, summary.csv"
+    _print(episode_tables.terminal_tables(results), [*episode_tables.footnotes(results), where])
+
+
+def _plan(args: Args, runs: Sequence[Run]) -> Plan:
+    """The episodes that are played.
+
+    Raises:
+        ValueError: a number out of range, or workers for an env that has none.
+    """
+    for name, value, low, high in (
+        ("--episodes", args.episodes, 1, None),
+        ("--eval-max-steps", args.eval_max_steps, 1, None),
+        ("--seed", args.seed, 0, HELD_OUT - 1),
+    ):
+        if value < low or (high is not None and value > high):
+            rule = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ValueError(f"{name} must be {rule}; got {value}")
+    if args.workers is not None and not runs[0].family.has_workers:
+        raise ValueError(f"--workers is not for --env {runs[0].text}, whose copies are one batch; leave it out")
+    workers = args.workers or 0
+    return Plan(episodes=args.episodes, seed=args.seed, num_workers=workers, max_steps=args.eval_max_steps)
 
 
 def compare(
@@ -149,19 +234,19 @@ def _make_env(run: Run, args: Args) -> envs.MicrogridEnv:
     return env if episodes == env.num_envs else envs.make(**{**keywords, "num_envs": episodes})
 
 
-def _baselines(given: Sequence[str] | None) -> tuple[str, ...]:
+def _baselines(given: Sequence[str] | None, known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
     """Names to play, each once.
 
     Raises:
         ValueError: an unknown name; lists those there are.
     """
     if given is None:
-        return DEFAULT_BASELINES
+        return tuple(default)
     if tuple(given) == ("none",):
         return ()
     for name in given:
-        if name not in BASELINES:
-            choices = ", ".join(BASELINES)
+        if name not in known:
+            choices = ", ".join(known)
             raise ValueError(f"--baselines must be none or some of {choices}; got {name!r}. Runs stand before it")
     return tuple(dict.fromkeys(given))
 
@@ -183,17 +268,15 @@ def _files(comparison: Comparison, rows: Sequence[Row], content: Mapping[str, An
     }
 
 
-def _print(comparison: Comparison, rows: Sequence[Row], out: Path) -> None:
+def _print(tables: Sequence[tuple[str, Table]], lines: Sequence[str]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDTH_IN_A_PIPE
-    for heading, table in terminal_tables(comparison, rows):
+    for heading, table in tables:
         console.print(heading, style="bold", soft_wrap=True, markup=False)
         console.print(table)
-    for line in footnotes(comparison, rows):
+    for line in lines:
         console.print(line, soft_wrap=True, markup=False)
-    where = f"report: {out / 'report.html'}; beside it evaluation.json, days.csv, summary.csv, figures/"
-    console.print(where, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

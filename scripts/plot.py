@@ -9,17 +9,14 @@ from typing import Annotated
 
 import tyro
 from cli import common_stem, configuration_key, parse, run_command
+from environments import Family, known_family
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mappo.run_folder import read_config
 
-PANELS = (
-    ("validation score (0 idle, 1 bound)", "eval/score"),
-    ("return of training episodes", "train/return"),
-    ("violating share of training steps", "grid/violating"),
-    ("standard deviation of actions", "policy/std"),
-)
+TEAM = {"mean": "mean of the agents", "individual": "mean of the agents", "sum": "sum of the agents"}
+"""What a return is, by --reward-mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("give at least one run folder: python scripts/plot.py runs/<run>")
     tables = {run: read_metrics(run) for run in args.runs}
     figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (title, column) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    for axes, (title, column) in zip(figure.subplots(2, 2).flat, panels(args.runs), strict=True):
         for name, runs in seeds_of_configurations(args.runs).items():
             draw(axes, name, [points(tables[run], column) for run in runs])
         axes.set_title(title, fontsize=10)
@@ -51,6 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"--out {args.out} cannot be written: {error}") from error
     print(f"wrote {args.out}")
+
+
+def panels(runs: Sequence[Path]) -> list[tuple[str, str]]:
+    """Title and column of the four pictures, those of the first run's kind of environment."""
+    contents = [content for run in runs if (content := read_config(run)) is not None]
+    modes = dict.fromkeys(TEAM[content["config"].get("reward_mode", "mean")] for content in contents)
+    family = known_family(contents[0]["env"]) if contents else None
+    return [(title.format(team=" or ".join(modes)), column) for title, column in (family or Family).panels]
 
 
 def seeds_of_configurations(runs: Sequence[Path]) -> dict[str, list[Path]]:

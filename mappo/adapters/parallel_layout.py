@@ -4,6 +4,7 @@ Data flow: one env of the factory -> `ParallelLayout` -> `ParallelBatch` (in eve
 Dims: A agents, O own-observation width, S state width, U action columns, K action-mask columns.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class ParallelLayout:
     """The agents and spaces that every copy must have, and how they are laid out in arrays.
 
     Attributes:
+        name: of the env, fit for a folder; only in the process that made the layout.
         ids: the env's own agent ids, `possible_agents` in order; `agents` are their names.
         observation_spaces, action_spaces: the env's own, in the order of the agents.
         flatteners, decoders: of each agent.
@@ -45,6 +47,7 @@ class ParallelLayout:
         self._env = env
         self.ids: tuple[Any, ...] = _checked_agents(env)
         self.agents = [str(agent) for agent in self.ids]
+        self.name = _name(env)
         self.observation_spaces = [_space(env, "observation", agent) for agent in self.ids]
         self.action_spaces = [_space(env, "action", agent) for agent in self.ids]
         self._lay_out()
@@ -176,6 +179,11 @@ def without_guards(env: Any) -> Any:
     while type(inner) in _GUARDS:
         inner = inner.env
     return env if inner is env.aec_env else aec_to_parallel(inner)
+
+
+def _name(env: Any) -> str:
+    metadata = getattr(env, "metadata", None) or {}
+    return re.sub(r"\W+", "-", str(metadata.get("name") or type(env).__name__))
 
 
 def _checked_agents(env: Any) -> tuple[Any, ...]:

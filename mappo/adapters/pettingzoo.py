@@ -76,6 +76,7 @@ class PettingZooVecEnv:
         self.action_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, layout.action_spaces, strict=True))
         self.state_dim = layout.state_dim
         self.obs_names, self.state_names = layout.obs_names, layout.state_names
+        self.name = layout.name
         text = spec if spec is not None else getattr(factory, "text", None)
         numbers = {"num_envs": num_envs, "num_workers": num_workers, "seed": seed}
         self.spec: dict[str, Any] = numbers if text is None else {"env": text, **numbers}

@@ -71,7 +71,7 @@ class VmasVecEnv:
             ValueError: VMAS is not installed, the task is unknown, or VMAS does not accept an argument.
         """
         vmas = _import_vmas()
-        name = task if isinstance(task, str) else type(task).__name__
+        self.name = name = task if isinstance(task, str) else type(task).__name__
         _check(vmas, task, num_envs, max_steps, scenario_kwargs)
         self.num_envs, self.device = num_envs, checked_device(str(device))
         self.spec: dict[str, Any] = {"env": _text(name, max_steps, scenario_kwargs), "num_envs": num_envs, "seed": seed}

@@ -23,7 +23,7 @@ from benchmarl.environments import VmasTask  # pyright: ignore[reportMissingImpo
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig  # pyright: ignore[reportMissingImports]
 from benchmarl.models.mlp import MlpConfig  # pyright: ignore[reportMissingImports]
 
-COLUMNS = ("iteration", "frames", "train_s", "frames_per_s", "return", "eval_return")
+COLUMNS: tuple[str, ...] = ("iteration", "frames", "train_s", "frames_per_s", "return", "eval_return")
 
 
 class Recorder(Callback):

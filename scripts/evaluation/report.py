@@ -11,7 +11,8 @@ from html import escape
 from .compare import Comparison, Row
 from .play import PARTS
 from .report_style import METHOD, STYLE
-from .tables import GRID, MONEY, SCORES, Column, number, seconds, title, with_content
+from .tables import GRID, MONEY, SCORES, title
+from .text import Column, number, seconds, with_content
 
 Pictures = Mapping[str, bytes]
 DAY_TITLES = {"typical": "A typical day (median gap)", "best": "The best day", "worst": "The worst day"}

@@ -16,7 +16,7 @@ from envs.figures import dispatch_figure, grid_figure
 
 from .compare import Comparison, Row
 from .play import PARTS
-from .tables import interval, shortened
+from .text import interval, shortened
 
 DPI = 110
 WIDTH_IN = 10.0

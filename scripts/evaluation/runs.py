@@ -1,4 +1,4 @@
-"""The runs that are compared: their policies, all of one scenario, and which are seeds of one configuration.
+"""The runs that are compared: their policies, all of one environment, and which are seeds of one configuration.
 
 Data flow: paths -> checkpoints -> `Run` -> `evaluate.py`; configs -> groups of seeds.
 """
@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from cli import common_stem, configuration_key, env_keywords, read_checkpoint
+from environments import Family, family_of, is_same
 
 import envs
 from envs.baselines import BASELINES
 from envs.scenario import Scenario
 from envs.settings import EnvSettings
-from mappo import Policy, load_policy
+from mappo import Policy, VecEnv, load_policy
 from mappo.checkpoint import check_fits, unpacking
 from mappo.run_folder import RunFolder
 from mappo.spaces import EnvSpec
 
 STATE = ("state_dim", "state_names")  # only critics see the state
+NAMES = (*BASELINES, "random", "idle")
+"""What runs are compared with; a run of that name is renamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +33,26 @@ class Run:
     folder: Path
     """Of the run; where its evaluation is written."""
     policy: Policy
+    family: Family
+    """Kind of its environment."""
     env_keywords: Mapping[str, Any]
-    """Arguments of `envs.make` that rebuild its env."""
+    """Spec of its env, which rebuilds it; of a microgrid the arguments of `envs.make`."""
     configuration: str
     """Equal for seeds of one configuration."""
     facts: Mapping[str, Any]
     """checkpoint, seed, algo, iteration."""
 
+    @property
+    def text(self) -> str:
+        """What `--env` says of its environment."""
+        return self.family.text_of(self.env_keywords)
+
 
 def load_runs(paths: Sequence[str]) -> list[Run]:
-    """Load every run and check that all belong to one scenario.
+    """Load every run and check that all belong to one environment.
 
     Raises:
-        ValueError: no path, one given twice, no run there, or another scenario than the first run's.
+        ValueError: no path, one given twice, no run there, or another environment than the first run's.
     """
     if not paths:
         raise ValueError("give at least one run folder: python scripts/evaluate.py runs/<run>")
@@ -53,10 +63,10 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
             raise ValueError(f"every run must be given once, got {file} twice")
     folders = [_folder(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
     runs = [
-        _load(f"run {name}" if name in BASELINES else name, folder, checkpoint)
+        _load(f"run {name}" if name in NAMES else name, folder, checkpoint)
         for name, folder, checkpoint in zip(_names(folders, files), folders, checkpoints, strict=True)
     ]
-    _check_scenarios(runs)
+    _check_environments(runs)
     return runs
 
 
@@ -89,13 +99,14 @@ def _load(name: str, folder: Path, checkpoint: Mapping[str, Any]) -> Run:
             name=name,
             folder=folder,
             policy=load_policy(path),
+            family=family_of(keywords, path),
             env_keywords=keywords,
             configuration=configuration_key(config, keywords),
             facts=facts,
         )
 
 
-def check_fit(run: Run, env: envs.MicrogridEnv) -> None:
+def check_fit(run: Run, env: VecEnv) -> None:
     """Raise a ValueError that names what differs where the policy does not fit the env."""
     check_fits(run.policy.spec, EnvSpec.of(env), run.facts["checkpoint"], ignoring=STATE)
 
@@ -120,6 +131,18 @@ def _names(folders: Sequence[Path], files: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(file) for file in files]
+
+
+def _check_environments(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    for run in runs:
+        if not is_same(run.text, first.text):
+            raise ValueError(
+                f"runs must be of one environment: {run.name} was trained on {run.text}, {first.name} on {first.text}. "
+                "Evaluate them one by one"
+            )
+    if first.family.plays == "days":
+        _check_scenarios(runs)
 
 
 def _check_scenarios(runs: Sequence[Run]) -> None:

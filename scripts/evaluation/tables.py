@@ -3,54 +3,20 @@
 Data flow: `Comparison`, its `Row`s -> cells -> rich tables, `days.csv`, `summary.csv`, `evaluation.json`.
 """
 
-import csv
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mappo.checkpoint import versions
-from mappo.statistics import Estimate
 
 from .compare import GRID_FIELDS, Comparison, Row
 from .play import DAYS_PER_EPISODE, PARTS
+from .text import Column, cell, csv_text, interval, number, seconds, table, without_nan
 
-NOTHING = "-"
-LONGEST_NAME = 26
-MICRO = "\N{MICRO SIGN}"
 SPLIT_NAMES = {"val": "validation", "test": "test", "train": "training"}
-Column = tuple[str, Callable[[Row], str]]
-
-
-def number(value: float, form: str) -> str:
-    """Formatted, or a dash for what does not exist."""
-    if not math.isfinite(value):
-        return NOTHING
-    text = format(value, form)
-    return text.lstrip("-") if float(text.rstrip("%")) == 0 else text  # no minus sign on a rounded zero
-
-
-def interval(estimate: Estimate, form: str) -> str:
-    """`0.94 [0.93, 0.95]`; without interval the value alone."""
-    value = number(estimate.value, form)
-    if not math.isfinite(estimate.low) or estimate.low == estimate.high:
-        return value
-    low, high = (number(end, form).rstrip("%") for end in estimate[1:])
-    return f"{value} [{low}, {high}]"
-
-
-def seconds(value: float) -> str:
-    """With a unit that fits."""
-    if not math.isfinite(value):
-        return NOTHING
-    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value / 1e-6:.0f} {MICRO}s" if value >= 1e-5 else f"{value / 1e-6:.1f} {MICRO}s"
 
 
 def hours(row: Row) -> str:
@@ -88,9 +54,9 @@ def terminal_tables(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[s
     """Headings and tables: how good; what it pays; the grid, and speed. Each fits into 120 columns; runs in bold."""
     played = [row for row in rows if row.kind != "bound"]
     return [
-        (title(comparison), _table(SCORES, rows)),
-        ("Parts of J, $/day", _table(MONEY, played)),
-        ("Hours and voltages of all days together; speed", _table(GRID, played)),
+        (title(comparison), table(SCORES, rows)),
+        ("Parts of J, $/day", table(MONEY, played)),
+        ("Hours and voltages of all days together; speed", table(GRID, played)),
     ]
 
 
@@ -105,28 +71,6 @@ def footnotes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
             lines.append("no intervals: they need days of at least 5 weeks")
     lines += sorted({f"rows of several seeds: {row.across} across seeds" for row in rows if row.across})
     return [*lines, *comparison.notes]
-
-
-def with_content(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
-    """Columns without those that hold nothing, such as scores without a bound."""
-    return [column for column in columns if any(column[1](row) != NOTHING for row in rows)]
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    table = Table("policy", box=SIMPLE_HEAD, pad_edge=False)
-    columns = with_content(columns, rows)
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        style = "bold" if row.kind in ("run", "group") else "dim" if row.kind in ("bound", "optimum") else ""
-        table.add_row(shortened(row.name), *(cell(row) for _, cell in columns), style=style)
-    return table
-
-
-def shortened(name: str, longest: int = LONGEST_NAME) -> str:
-    """Both ends of a name that is too long."""
-    end = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[: longest - 1 - end]}…{name[-end:]}"
 
 
 def as_json(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
@@ -149,7 +93,7 @@ def as_json(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
         "notes": list(comparison.notes),
         "versions": versions(),
     }
-    return _without_nan(content)
+    return without_nan(content)
 
 
 def _row_json(row: Row) -> dict[str, Any]:
@@ -183,14 +127,6 @@ def _reference_json(comparison: Comparison) -> dict[str, Any] | None:
     return content
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def days_csv(comparison: Comparison) -> str:
     """One row for each policy and day; empty cells for what does not exist."""
     reference = comparison.reference
@@ -203,8 +139,8 @@ def days_csv(comparison: Comparison) -> str:
         if reference is not None:
             columns += [reference.idle_usd, reference.bound_usd, comparison.gap_usd(name)]
         values = zip(comparison.dates, *(column.tolist() for column in columns), strict=True)
-        rows += [[name, played.kind, date, *map(_cell, numbers)] for date, *numbers in values]
-    return _csv(heading, rows)
+        rows += [[name, played.kind, date, *map(cell, numbers)] for date, *numbers in values]
+    return csv_text(heading, rows)
 
 
 def summary_csv(rows: Sequence[Row]) -> str:
@@ -217,17 +153,5 @@ def summary_csv(rows: Sequence[Row]) -> str:
         values = [row.j_usd, *(row.parts_usd.get(part, math.nan) for part in PARTS)]
         values += [getattr(row, name) for name in GRID_FIELDS]
         values += [row.seconds_per_decision, *(value for name in estimates for value in getattr(row, name))]
-        lines.append([row.name, row.kind, *map(_cell, values)])
-    return _csv([*heading, "across_seeds"], [[*line, row.across] for line, row in zip(lines, rows, strict=True)])
-
-
-def _cell(value: float) -> str:
-    return f"{value:.9g}" if math.isfinite(value) else ""
-
-
-def _csv(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows([row + [""] * (len(heading) - len(row)) for row in map(list, rows)])
-    return text.getvalue()
+        lines.append([row.name, row.kind, *map(cell, values)])
+    return csv_text([*heading, "across_seeds"], [[*line, row.across] for line, row in zip(lines, rows, strict=True)])

@@ -187,7 +187,7 @@ BAD_INPUTS = {
     "unknown scenario": (("--scenario", "atlantis"), "ieee34_ieee13"),
     "remainder": (("--minibatch-size", "100"), "--minibatch-size 100 must divide"),
     "groups that do not fit": (("--num-envs", "6", "--group-size", "4"), "--group-size must be at least 1 and divide"),
-    "no copies": (("--num-envs", "0"), "--num-envs must be at least 1, got 0"),
+    "no copies": (("--num-envs", "0"), "--num-envs must be at least 1; got 0"),
     "device": (("--device", "cuda:77"), "--device cuda:77"),
     "gamma": (("--gamma", "2"), "--gamma must be in (0, 1]"),
     "checkpoint": (("--resume", "nowhere.pt"), "no checkpoint at nowhere.pt"),
@@ -195,7 +195,7 @@ BAD_INPUTS = {
     "workers": (("--num-workers", "2"), "--num-workers must be 0"),
     "batch": (("--train-batch-size", "1000"), "--train-batch-size 1000 must be a multiple of --num-envs 512"),
     "resume and test": (("--resume", "runs/x", "--test"), "--resume contradicts --test"),
-    "resume and preset": (("--resume", "runs/x", "--preset", "particle"), "--resume contradicts --preset"),
+    "resume and preset": (("--resume", "runs/x", "--preset", "spread"), "--resume contradicts --preset"),
     "resume and init-from": (("--resume=runs/x", "--init-from=runs/y"), "--resume contradicts --init-from"),
     "resume what": (("--resume=",), "a checkpoint or a run folder must be given, got an empty name"),
     "ippo's state": (("--algo", "ippo", "--critic-state", "full"), "--critic-state full contradicts --algo ippo"),
@@ -240,7 +240,7 @@ def test_a_run_folder_stands_for_its_checkpoints_wherever_they_are(tmp_path: Pat
 
 
 def test_a_minibatch_flag_replaces_the_presets(tmp_path: Path) -> None:
-    flags = ("--preset", "particle", "--minibatch-size", "50", "--num-envs", "4", "--hidden-dim", "8", "--quiet")
+    flags = ("--preset", "spread", "--minibatch-size", "50", "--num-envs", "4", "--hidden-dim", "8", "--quiet")
     result = run("train.py", *flags, "--iterations", "1", "--num-epochs", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("best evaluation: score")

@@ -62,7 +62,7 @@ def test_json_csv_and_tables_say_the_same(
     assert float(summary["rule"]["score"]) == pytest.approx(rule["score"]["value"], rel=1e-5)
     script.main([*arguments, "--out", str(tmp_path / "a")])
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 150
+    assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 150
     for words in ("certified bound", f"{rule['j_usd_per_day']:.2f}", "2 validation days", str(tmp_path / "a")):
         assert words in printed
     names = {path.name for path in (tmp_path / "a").iterdir()}
@@ -282,8 +282,8 @@ def test_days_to_draw_are_those_of_median_least_and_largest_gap(script: Any) -> 
 
 def test_numbers_are_printed_for_readers(script: Any) -> None:
     del script
-    tables = importlib.import_module("evaluation.tables")
-    assert tables.number(-0.0001, ".2f") == "0.00"
-    assert tables.number(math.nan, ".2f") == "-"
-    assert [tables.seconds(value) for value in (3.5, 0.0123, 4.4e-5, 2e-6)] == ["3.5 s", "12.3 ms", "44 µs", "2.0 µs"]
-    assert tables.shortened("a" * 30 + "z") == "a" * 13 + "…" + "a" * 11 + "z"
+    text = importlib.import_module("evaluation.text")
+    assert text.number(-0.0001, ".2f") == "0.00"
+    assert text.number(math.nan, ".2f") == "-"
+    assert [text.seconds(value) for value in (3.5, 0.0123, 4.4e-5, 2e-6)] == ["3.5 s", "12.3 ms", "44 µs", "2.0 µs"]
+    assert text.shortened("a" * 30 + "z") == "a" * 13 + "…" + "a" * 11 + "z"

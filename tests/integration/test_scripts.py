@@ -1,7 +1,6 @@
 """Parts of `scripts/`: whose bounds a training is scored by, what a resume keeps, and which runs are seeds of one."""
 
 import importlib
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 import envs
 import envs.baselines
@@ -35,9 +33,9 @@ def made_up_reference(*bounds_usd: float) -> Callable[[envs.MicrogridEnv], DayRe
 
 def completed(env: envs.MicrogridEnv) -> str:
     """What the training prints while it completes the reference."""
-    printed = io.StringIO()
-    importlib.import_module("train")._complete_reference(env, Console(file=printed, width=300))
-    return printed.getvalue()
+    printed: list[str] = []
+    importlib.import_module("environments.microgrid").complete_reference(env, printed.append)
+    return "\n".join([*printed, ""])
 
 
 @NEEDS_SOLVER
@@ -102,8 +100,8 @@ def test_a_run_without_groups_is_resumed_without(script: Any, runs: dict[str, Pa
     train, cli = importlib.import_module("train"), importlib.import_module("cli")
     checkpoint = cli.read_checkpoint(str(runs["tiny_s1"]))
     assert "group_size" not in cli.env_keywords(checkpoint)  # made in Python, or before there were groups
-    assert train._defaults([], checkpoint).group_size == 1
-    assert train._defaults([], None).group_size is None
+    assert train._defaults([], checkpoint).microgrid.group_size == 1
+    assert train._defaults([], None).microgrid.group_size is None
 
 
 def test_plot_summarises_seeds_and_nothing_else(script: Any, runs: dict[str, Path]) -> None:

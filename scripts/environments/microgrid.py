@@ -1,0 +1,135 @@
+"""Networked microgrids: `--env microgrid --scenario NAME`.
+
+Data flow: `Request` -> `envs.make` -> batched MicrogridEnv. Its evaluation env plays every validation day; the bounds
+that scores refer to are shipped, or solved once where the extra for that is installed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from math import isnan
+from typing import Any
+
+import envs
+from envs import baselines
+from envs.baselines.extra import INSTALL, solver_is_missing
+from mappo import VecEnv
+from mappo.config import RewardMode, flag
+
+from .family import TEAM, Family, Request
+from .flags import MicrogridFlags
+
+DEFAULT_GROUP_SIZE = 8
+
+
+class Microgrid(Family):
+    """Batched copies of one scenario."""
+
+    name = "microgrid"
+    form = "microgrid"
+    help = "networked microgrids under AC power flow; see --scenario"
+    flags = tuple(flag(field.name) for field in fields(MicrogridFlags))
+    panels = (
+        ("validation score (0 idle, 1 bound)", "eval/score"),
+        ("return of training episodes, {team}", "train/return"),
+        ("violating share of training steps", "grid/violating"),
+        ("standard deviation of actions", "policy/std"),
+    )
+    plays = "days"
+
+    def check_text(self, text: str) -> None:
+        """It has no arguments."""
+        if text != self.name:
+            raise ValueError(f"--env microgrid has no arguments, got {text!r}; choose the task with --scenario")
+
+    def owns(self, spec: Mapping[str, Any]) -> bool:
+        """Every spec of `envs.make` names its scenario."""
+        return "scenario" in spec
+
+    def text_of(self, spec: Mapping[str, Any]) -> str:
+        """Always the same."""
+        del spec
+        return self.name
+
+    def title(self, request: Request) -> str:
+        """The scenario."""
+        return request.microgrid.scenario
+
+    def test_settings(self) -> dict[str, Any]:
+        """Days are short."""
+        return {"num_envs": 32}
+
+    def training_env(self, request: Request) -> envs.MicrogridEnv:
+        """Days of the training split."""
+        return envs.make(**_keywords(request))
+
+    def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
+        """All validation days, with what their score refers to."""
+        env = envs.make(**_keywords(request) | {"num_envs": None, "split": "val", "evaluation": True})
+        complete_reference(env, request.say)
+        return env
+
+    def reward(self, env: VecEnv, mode: RewardMode) -> str:
+        """In dollars."""
+        assert isinstance(env, envs.MicrogridEnv)
+        scale, over = env.scenario.episode.reward_scale_usd, "sum" if mode == "sum" else "mean"
+        return (
+            f"{TEAM[mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
+            f"the Reward column sums it over an episode, {over} of the agents"
+        )
+
+    def state(self, env: VecEnv) -> str:
+        """Which of the two states."""
+        assert isinstance(env, envs.MicrogridEnv)
+        return f"the {env.settings.critic_state} state of {env.state_dim} numbers"
+
+    def copies(self, env: VecEnv) -> str:
+        """How many play the same day."""
+        assert isinstance(env, envs.MicrogridEnv)
+        return f"{env.group_size} copies play the same day"
+
+
+def stored_flags(spec: Mapping[str, Any]) -> MicrogridFlags:
+    """The flags that a stored env was made with."""
+    names = [field.name for field in fields(MicrogridFlags) if field.name in spec]
+    mine = {name: spec[name] for name in names}
+    return MicrogridFlags(**{"group_size": 1, **mine})  # runs from before there were groups had none
+
+
+def _keywords(request: Request) -> dict[str, Any]:
+    """Arguments of `envs.make`: those of the run that goes on, then the flags."""
+    config = request.config
+    keywords = {**request.stored, **asdict(request.microgrid), "num_envs": request.num_envs}
+    if request.microgrid.group_size is None:
+        keywords["group_size"] = _default_group_size(request.num_envs)
+    return keywords | {"device": config.device, "seed": keywords.get("seed", config.seed)}
+
+
+def _default_group_size(num_envs: int) -> int:
+    """8, or the largest divisor below that leaves at least four groups."""
+    most = min(DEFAULT_GROUP_SIZE, max(num_envs // 4, 1))
+    return max(size for size in range(1, most + 1) if num_envs % size == 0)
+
+
+def complete_reference(eval_env: envs.MicrogridEnv, say: Callable[[str], None]) -> None:
+    """Bounds of the validation days of a scenario whose reference is not shipped; solved once, then cached."""
+    if eval_env.reference is not None or eval_env.scenario.horizon != "day":
+        return
+    if solver_is_missing():
+        say(f"the score is -J: no bounds are shipped for this scenario; to have them solved: {INSTALL}")
+        return
+    from envs.baselines.tree import check_provable  # noqa: PLC0415 - needs the extra
+
+    try:
+        check_provable(eval_env.scenario, eval_env.network)
+    except ValueError as refused:
+        say(f"the score is -J: {refused}")
+        return
+    days = eval_env.num_envs
+    say(f"no bounds are shipped for this scenario: its {days} validation days are solved once and kept")
+    reference = baselines.day_reference(eval_env)
+    _, bound_usd = reference.of_days(eval_env.day.cpu())
+    unsolved = [str(date) for date, usd in zip(eval_env.dates, bound_usd.tolist(), strict=True) if isnan(usd)]
+    if unsolved:
+        say(f"no bound, so not part of the score, which is -J without any: {', '.join(unsolved)}")
+    if len(unsolved) < days:
+        eval_env.reference = reference
