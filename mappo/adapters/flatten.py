@@ -19,6 +19,7 @@ Space = gymnasium.Space[Any]
 Encoder = Callable[[Array], Any]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SLIGHT = 0.01
 _ROUNDING = 1e-5  # how far an entry may lie outside its bounds, relative to the bound: float32 rounding
 
 
@@ -168,6 +169,11 @@ class ObservationFlattener:
                 leaf.write(_entry(raw, leaf), row[columns])
         except ValueError as error:
             raise ValueError(f"observation of {self.agent}: {error}") from error
+
+    def is_slight(self, row: Array) -> bool:
+        """Whether the entries of row (width,) that are outside leave their space by at most 1 % of its width: known envs do so."""
+        slack = _SLIGHT * (self.space.high.astype(np.float64) - self.space.low)
+        return bool((np.isfinite(row) & (row >= self.low - slack) & (row <= self.high + slack)).all())
 
     def fault(self, row: Array) -> str:
         """What is wrong with `row` (width,), for an error message; empty if nothing is."""

@@ -4,6 +4,7 @@ Data flow: actions -> `ParallelBatch` -> `BatchArrays` -> `PettingZooVecEnv`, di
 Dims: k copies, A agents, O own-observation width, S state width, U action columns, K action-mask columns.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -88,6 +89,7 @@ class ParallelBatch:
         self._obs_rows, self._final_rows = self._rows(self.arrays.obs), self._rows(self.arrays.final_obs)
         sizes = np.asarray(layout.choices, np.int64)
         self._slots = np.cumsum(sizes) - sizes  # first mask column of each choice
+        self._has_warned = False
         self.envs: list[Any] = []
         self._seen: list[dict[Any, Any]] = [{} for _ in copies]
         for seen, copy in zip(self._seen, copies, strict=True):
@@ -261,8 +263,13 @@ class ParallelBatch:
             for copy, i in np.argwhere(~good.all(-1) & self._written).tolist():
                 flattener = layout.flatteners[i]
                 if copy in copies:
-                    fault = flattener.fault(obs[copy, i, : flattener.width])
-                    raise ValueError(f"{fault} (copy {self._copies[copy]})")
+                    row = obs[copy, i, : flattener.width]
+                    fault = f"{flattener.fault(row)} (copy {self._copies[copy]})"
+                    if not flattener.is_slight(row):
+                        raise ValueError(fault)
+                    if not self._has_warned:
+                        warnings.warn(f"{fault}: so little is let pass, here and from now on", stacklevel=2)
+                    self._has_warned = True
         if not np.isfinite(state).all():
             for copy, column in np.argwhere(~np.isfinite(state)).tolist():
                 if copy in copies:

@@ -154,6 +154,14 @@ def test_a_mask_must_have_an_entry_for_each_choice() -> None:
         PettingZooVecEnv(Short, 1).reset()
 
 
+def test_an_observation_slightly_outside_its_space_is_warned_of_once() -> None:
+    with pytest.warns(UserWarning, match=r"entry obs\[1\] = 1.015 is outside .* so little is let pass") as caught:
+        play_broken(lambda: BrokenEnv(spoil_obs(1.015)))
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match=r"entry obs\[1\] = 1.03 is outside its space"):
+        play_broken(lambda: BrokenEnv(spoil_obs(1.03)))
+
+
 def test_what_is_no_parallel_env_is_refused_with_the_way_to_convert_it() -> None:
     with pytest.raises(ValueError, match=r"is an AECEnv.*pettingzoo\.utils\.aec_to_parallel"):
         PettingZooVecEnv(lambda: parallel_to_aec(ToyParallelEnv()))
