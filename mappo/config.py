@@ -160,6 +160,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (low <= value <= high and value != math.inf):
                 raise ValueError(f"{flag(name)} must be {rule}; got {value}")
+        for agent, name in (self.policy_map or {}).items():
+            if not (isinstance(agent, str) and isinstance(name, str)):
+                raise ValueError(f"--policy-map must map names of agents to names of policies; got {agent!r}: {name!r}")
         if self.algo == "happo":
             if self.policy_sharing == "grouped" or self.policy_map is not None:
                 raise ValueError(

@@ -251,6 +251,10 @@ class BoxHead:
         total = BETA_START / torch.minimum(share, 1 - share)  # alpha + beta, such that both exceed 1
         return torch.cat([share * total, (1 - share) * total], dim=-1).sub(1).expm1().log()
 
+    def spread(self, facts: Tensor) -> Tensor:
+        """What is known of each column (A, X), for each network output."""
+        return facts.repeat(1, self.output_columns // self.columns)
+
 
 class ChoiceHead:
     """How all choices become network outputs: a logit for each option."""
@@ -275,6 +279,10 @@ class ChoiceHead:
         for size, index in zip(self.sizes, actions.long().unbind(-1), strict=True):
             logits.append(functional.one_hot(index.clamp(0, size - 1), size) * math.log(max(size - 1, 1)))
         return torch.cat(logits, dim=-1)
+
+    def spread(self, facts: Tensor) -> Tensor:
+        """What is known of each choice (A, H), for each network output."""
+        return facts.repeat_interleave(torch.tensor(self.sizes, device=facts.device), dim=-1)
 
     def _apart(self, flat: Tensor, fill: float) -> Tensor:
         """(..., A, K) -> (..., A, H, n), each choice filled up to the widest."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mappo.advantages import shape_rewards, team_flags
 from mappo.episodes import EpisodeTotals, Totals, metric_specs
-from mappo.rollout import reset_env, step_env
+from mappo.rollout import next_starts, reset_env, step_env
 from mappo.spaces import EnvSpec, check_step
 from mappo.vec_env import VecEnv
 
@@ -73,10 +73,12 @@ def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps:
         result = _keep(result, episodes.read(), running & ended)
         episodes.reset(ended)
         if reset:
-            reset(ended.unsqueeze(-1) | ~now.alive)
+            reset(next_starts(step, now.alive))
         running &= ~ended
         now = now._replace(obs=step.obs, state=step.state, alive=step.alive, action_mask=step.action_mask)
         if not running.any():
+            if reset:
+                reset()  # nothing of these episodes stays with the policy
             return _summarise(result, env, spec, reward_mode)
     raise EndlessEpisodeError(
         f"evaluation: {int(running.sum())} of {env.num_envs} copies did not end an episode within "

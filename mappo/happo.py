@@ -43,7 +43,7 @@ class HappoUpdater(Updater):
         factor = torch.ones_like(batch.advantages[..., :1])
         metrics = []
         for agent in agents:
-            own = _of_agent(batch, agent)
+            own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
             set_learning_rate(self.agents[agent].adam, sizes.lr)
             metrics.append(self.epochs(own, generator, lambda part, agent=agent: self.agent_step(part, sizes, agent)))
@@ -89,7 +89,7 @@ class AgentOptimizer:
         self.adam.step()
 
 
-def _of_agent(batch: Batch, agent: int) -> Batch:
+def of_agent(batch: Batch, agent: int) -> Batch:
     """What the actor's update of one agent reads, A = 1; what only the critic reads is left empty."""
     whose = slice(agent, agent + 1)
     actor = {name: getattr(batch, name)[:, :, whose] for name in ACTOR_FIELDS}

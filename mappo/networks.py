@@ -77,12 +77,18 @@ class Actor(nn.Module):
         return ProductDistribution([head.distribution(*piece) for head, *piece in pieces], columns), memories
 
     def start_at(self, actions: Tensor) -> None:
-        """Set the output bias such that the initial mean is `actions` (A, U), averaged over each policy's agents."""
-        pieces = zip(self.heads, actions.split([head.columns for head in self.heads], dim=-1), strict=True)
+        """Set the output bias such that the initial mean is `actions` (A, U).
+
+        Agents that share a policy start at their average, over those that have the column.
+        """
+        columns, ids = [head.columns for head in self.heads], self.body.policy_ids
+        pieces = zip(self.heads, actions.split(columns, dim=-1), strict=True)
         outputs = torch.cat([head.outputs_for(piece) for head, piece in pieces], dim=-1)  # (A, output columns)
-        ids = self.body.policy_ids
-        total = outputs.new_zeros(self.body.num_policies, outputs.shape[-1]).index_add(0, ids, outputs)
-        self.body.output.bias.data.copy_(total / torch.bincount(ids).unsqueeze(-1))
+        pieces = zip(self.heads, self.valid.split(columns, dim=-1), strict=True)
+        weights = torch.cat([head.spread(piece) for head, piece in pieces], dim=-1)
+        zeros = outputs.new_zeros(self.body.num_policies, outputs.shape[-1])
+        total, count = zeros.index_add(0, ids, outputs * weights), zeros.index_add(0, ids, weights)
+        self.body.output.bias.data.copy_(total / count.clamp(min=1))
 
 
 class Critic(nn.Module):

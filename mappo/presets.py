@@ -29,9 +29,9 @@ PRESETS: dict[str, TrainConfig] = {
     "vmas": TrainConfig(
         num_envs=60,
         num_steps=100,
-        num_epochs=10,
-        num_minibatches=4,
-        lr=5e-4,
+        num_epochs=15,
+        num_minibatches=15,
+        lr=3e-4,
         gamma=0.99,
         gae_lambda=0.9,
         ent_coef=0.0,

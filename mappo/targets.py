@@ -68,7 +68,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
     )
     alive = buffer.alive
     advantages = centre_groups(advantages.expand_as(alive), alive, settings.group_size)
-    value_alive = alive if values.shape[-1] == alive.shape[-1] else alive.any(-1, keepdim=True)
+    value_alive = _value_alive(alive, values.shape[-1], settings.reward_mode)
     nets.value_norm.update(returns, value_alive)
     mu, sigma = nets.value_norm.stats()
     chunk = len(alive) // len(buffer.memory)
@@ -99,6 +99,16 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
 def _chunks(batch: Batch, count: int) -> Batch:
     """Fields (T, B, ...) -> (L, N, ...) with T = count x L and N = count x B; those of a memory have L = 1."""
     return Batch(*(field.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2) for field in batch))
+
+
+def _value_alive(alive: Tensor, num_values: int, reward_mode: str) -> Tensor:
+    """(T, B, V): which values count: those of living agents, or with a team's reward all while the team lives.
+
+    The team's rewards go on after an agent's death, so what it did before is judged through its values there too.
+    """
+    if reward_mode == "individual":
+        return alive
+    return alive.any(-1, keepdim=True).expand(*alive.shape[:-1], num_values)
 
 
 def _flags(buffer: RolloutBuffer, reward_mode: str) -> Flags:

@@ -88,7 +88,7 @@ class Updater:
             distribution, _ = actor(part.obs, part.action_mask, part.memory[0], part.starts, agent)
             log_prob = distribution.log_prob(part.actions)
             surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, share, clip=sizes.clip)
-            # Without a bonus the entropy is only logged, and -log p of the actions taken estimates it at no cost.
+            # Without a bonus the entropy is only logged: -log p of the actions taken is near it and costs nothing.
             entropy = entropy_bonus(distribution.entropy() if sizes.ent_coef else -log_prob.detach(), share)
             (surrogate.loss - sizes.ent_coef * entropy).backward()
             sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))

@@ -2,10 +2,10 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 from cli import common_stem, configuration_key, parse, run_command
@@ -27,6 +27,8 @@ class Args:
     """Run folders."""
     out: Path = Path("curves.png")
     """Picture to write; its ending chooses the format."""
+    column: str | None = None
+    """Draw only this column of metrics.csv, such as eval/return, in a panel for each environment."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,14 +37,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.runs:
         raise ValueError("give at least one run folder: python scripts/plot.py runs/<run>")
     tables = {run: read_metrics(run) for run in args.runs}
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (title, column) in zip(figure.subplots(2, 2).flat, panels(args.runs), strict=True):
-        for name, runs in seeds_of_configurations(args.runs).items():
-            draw(axes, name, [points(tables[run], column) for run in runs])
-        axes.set_title(title, fontsize=10)
+    drawn = panels(args.runs) if args.column is None else panels_by_env(tables, args.column)
+    columns = min(len(drawn), 2 if len(drawn) < 5 else 3)
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(5.5 * columns, 3.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, drawn, strict=False):
+        for name, runs in seeds_of_configurations(panel.runs).items():
+            draw(axes, name, [points(tables[run], panel.column) for run in runs])
+        axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("env steps")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+        if args.column is not None or panel is drawn[0]:
+            axes.legend(fontsize=8)
+    for axes in list(grid.flat)[len(drawn) :]:
+        axes.remove()
     try:
         figure.savefig(args.out, dpi=110)
     except (OSError, ValueError) as error:
@@ -50,12 +59,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {args.out}")
 
 
-def panels(runs: Sequence[Path]) -> list[tuple[str, str]]:
-    """Title and column of the four pictures, those of the first run's kind of environment."""
+class Panel(NamedTuple):
+    """One picture."""
+
+    title: str
+    column: str
+    """Of metrics.csv."""
+    runs: tuple[Path, ...]
+
+
+def panels(runs: tuple[Path, ...]) -> list[Panel]:
+    """The four pictures of the first run's kind of environment, all runs in each."""
     contents = [content for run in runs if (content := read_config(run)) is not None]
-    modes = dict.fromkeys(TEAM[content["config"].get("reward_mode", "mean")] for content in contents)
     family = known_family(contents[0]["env"]) if contents else None
-    return [(title.format(team=" or ".join(modes)), column) for title, column in (family or Family).panels]
+    team = _team(runs)
+    return [Panel(title.format(team=team), column, runs) for title, column in (family or Family).panels]
+
+
+def panels_by_env(tables: Mapping[Path, Sequence[Mapping[str, str]]], column: str) -> list[Panel]:
+    """One picture for each environment.
+
+    Raises:
+        ValueError: no run has the column.
+    """
+    if not any(column in row for rows in tables.values() for row in rows[-1:]):
+        known = sorted({name for rows in tables.values() for row in rows[-1:] for name in row})
+        raise ValueError(f"--column must be one of {', '.join(known)}; got {column!r}")
+    by_env: dict[str, list[Path]] = {}
+    for run in tables:
+        env = (read_config(run) or {"env": {}})["env"]
+        family = known_family(env)
+        by_env.setdefault("" if family is None else family.text_of(env), []).append(run)
+    return [Panel(f"{env}\n{column}, {_team(runs)}", column, tuple(runs)) for env, runs in by_env.items()]
+
+
+def _team(runs: Sequence[Path]) -> str:
+    """How the runs put the agents' returns together."""
+    contents = [content for run in runs if (content := read_config(run)) is not None]
+    return " or ".join(dict.fromkeys(TEAM[content["config"].get("reward_mode", "mean")] for content in contents))
 
 
 def seeds_of_configurations(runs: Sequence[Path]) -> dict[str, list[Path]]:

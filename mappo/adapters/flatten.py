@@ -171,7 +171,7 @@ class ObservationFlattener:
             raise ValueError(f"observation of {self.agent}: {error}") from error
 
     def is_slight(self, row: Array) -> bool:
-        """Whether the entries of row (width,) that are outside leave their space by at most 1 % of its width: known envs do so."""
+        """Whether what is outside in row (width,) leaves its space by at most 1 % of its width, as known envs do."""
         slack = _SLIGHT * (self.space.high.astype(np.float64) - self.space.low)
         return bool((np.isfinite(row) & (row >= self.low - slack) & (row <= self.high + slack)).all())
 

@@ -68,26 +68,25 @@ def parallel_factory(text: str) -> ParallelFactory:
     return factory
 
 
-def own_envs(factory: Callable[[], Any]) -> Callable[[], Any]:
-    """A factory whose every env is another object: this one, or one that copies its only env.
+def own_envs(factory: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+    """An env to look at, and a factory whose every env is another object: this one, or one that copies its only env.
 
     Raises:
         ValueError: it gives the same object at each call, which cannot be copied.
     """
     env, other = factory(), factory()
     if env is not other:
-        for made in (env, other):
-            if hasattr(made, "close"):
-                made.close()
-        return factory
+        if hasattr(other, "close"):
+            other.close()
+        return env, factory
     try:
-        copy.deepcopy(env)
+        own = copy.deepcopy(env)
     except Exception as error:  # whatever an env's parts raise
         raise ValueError(
             f"the factory gives the same object at each call, and it cannot be copied ({error}); "
             "write lambda: MyEnv(...), not lambda: env"
         ) from error
-    return partial(copy.deepcopy, env)
+    return own, partial(copy.deepcopy, env)
 
 
 def _find(text: str, name: str) -> str:

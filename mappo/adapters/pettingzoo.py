@@ -68,8 +68,8 @@ class PettingZooVecEnv:
             raise ValueError(f"factory must be a function that makes an env, such as lambda: MyEnv(); got {factory!r}")
         self.num_envs = num_envs
         self.device = torch.device("cpu")
-        factory = own_envs(factory)
-        layout = ParallelLayout(factory(), seed=episode_seed(seed, num_envs, 0), encoder=encoder)
+        first, factory = own_envs(factory)
+        layout = ParallelLayout(first, seed=episode_seed(seed, num_envs, 0), encoder=encoder)
         self.agents: list[str] = layout.agents
         flat = [flattener.space for flattener in layout.flatteners]
         self.observation_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, flat, strict=True))

@@ -321,10 +321,24 @@ def test_episode_flags_are_not_for_the_microgrid(script: Any, runs: dict[str, Pa
 
 def test_plot_draws_the_returns_of_any_run(trained: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
     folders = [folder for folder, _ in trained.values()]
-    titles = dict(importlib.import_module("plot").panels(folders))
+    plot = importlib.import_module("plot")
+    titles = {panel.title: panel.column for panel in plot.panels(tuple(folders))}
     assert titles["return of held-out episodes, mean of the agents"] == "eval/return"
     printed("plot", *map(str, folders), "--out", str(tmp_path / "curves.png"))
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_plot_draws_one_column_in_a_panel_for_each_environment(
+    trained: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    folders = [folder for folder, _ in trained.values()]
+    plot = importlib.import_module("plot")
+    panels = plot.panels_by_env({folder: plot.read_metrics(folder) for folder in folders}, "eval/return")
+    assert [panel.title.split("\n")[0] for panel in panels] == [SPREAD, BALANCE]
+    printed("plot", *map(str, folders), "--column", "eval/return", "--out", str(tmp_path / "tasks.png"))
+    assert (tmp_path / "tasks.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match=r"--column must be one of agent_steps, .*; got 'return'"):
+        printed("plot", *map(str, folders), "--column", "return")
 
 
 def test_a_random_policy_keeps_to_what_is_allowed(script: Any) -> None:

@@ -39,7 +39,7 @@ def test_the_logged_score_is_that_of_the_updated_parameters(make_trainer: MakeTr
 
 
 def test_an_env_that_never_ends_is_told() -> None:
-    with pytest.raises(ValueError, match=r"3 of 3 copies did not end an episode within max_steps=20"):
+    with pytest.raises(ValueError, match=r"3 of 3 copies did not end an episode within --eval-max-steps 20"):
         evaluate(Idle(), TargetEnv(3, horizon=999), max_steps=20)
 
 

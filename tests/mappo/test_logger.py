@@ -94,7 +94,7 @@ def test_the_console_shows_aligned_rows_in_a_pipe(make_trainer: MakeTrainer) -> 
     evaluations = [line for line in text.splitlines() if line.startswith("evaluation at iteration")]
     assert [line.split(":")[0][-1] for line in evaluations] == ["0", "2"]
     cost = trainer.history[-1]["eval/cost"]
-    assert evaluations[-1].split(", ")[2].startswith(f"Cost {cost:.2f}")
+    assert evaluations[-1].split(", ")[1].startswith(f"Cost {cost:.2f}")
     assert "best.pt" in text
 
 
@@ -109,8 +109,10 @@ def test_json_rows_can_be_read_back(make_trainer: MakeTrainer) -> None:
 
 
 def test_quiet_shows_one_line(make_trainer: MakeTrainer) -> None:
-    _, text = run_with(make_trainer, quiet=True)
-    assert text.startswith("best evaluation: score")
+    trainer, text = run_with(make_trainer, quiet=True)
+    assert text.startswith(
+        f"best evaluation: return {trainer.best_score:.4f} (mean of the agents, summed over steps) at"
+    )
     assert text.count("\n") == 1
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from mappo.losses import clipped_policy_loss, explained_variance, policy_weights, value_loss
+from mappo.losses import clipped_policy_loss, entropy_bonus, explained_variance, policy_weights, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -43,8 +43,24 @@ def test_weights_average_each_policy_over_its_living() -> None:
     torch.testing.assert_close(weights, torch.tensor([[1 / 3, 1 / 3, 0.0], [1 / 3, 0.0, 1.0]]))
 
 
+def test_weights_sum_to_1_for_each_policy_whatever_the_leading_dims() -> None:
+    alive = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(0)) > 0.4
+    ids = torch.tensor([1, 0, 1])
+    weights = policy_weights(alive, ids, 2)
+    assert weights.shape == (4, 5, 3)
+    torch.testing.assert_close(weights.flatten(0, 1), policy_weights(alive.flatten(0, 1), ids, 2))
+    torch.testing.assert_close(weights[..., 1].sum(), torch.tensor(1.0))
+    torch.testing.assert_close(weights[..., [0, 2]].sum(), torch.tensor(1.0))
+    assert (weights[~alive] == 0).all()
+
+
 def test_a_policy_without_living_agents_weighs_nothing() -> None:
     assert policy_weights(torch.zeros(2, 1, dtype=torch.bool), torch.tensor([0]), 1).sum() == 0
+
+
+def test_the_entropy_bonus_is_the_weighted_mean() -> None:
+    weights = torch.tensor([[0.5, 1.0], [0.5, 0.0]])
+    assert entropy_bonus(torch.tensor([[1.0, 4.0], [3.0, 9.0]]), weights) == 6
 
 
 def test_explained_variance_is_1_for_perfect_and_0_for_constant_values() -> None:

@@ -1,48 +1,20 @@
-"""Stacked weights against separate modules, and the critic's input."""
+"""Actor and critic as a whole: the critic's input, where policies start, stacked policies against separate ones."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
-from mappo.networks import StackedMLP, critic_obs, critic_view
-from mappo.update import clip_grad_norm_by_policy
-
-
-def stacked(ids: list[int], *, activation: str = "relu") -> StackedMLP:
-    body = StackedMLP([5, 16, 16, 3], torch.tensor(ids), activation=activation)
-    body.initialize(output_gain=0.01, generator=torch.Generator().manual_seed(0))
-    return body
-
-
-def separate(body: StackedMLP, policy: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for layer in [*body.hidden, body.output]:
-        linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
-        linear.weight.data, linear.bias.data = layer.weight.data[policy].T, layer.bias.data[policy]
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-@pytest.mark.parametrize("ids", [[0, 0, 0], [0, 1, 2], [1, 0, 1]])
-def test_stacked_networks_equal_separate_modules(ids: list[int]) -> None:
-    body = stacked(ids)
-    x = torch.randn(7, 4, len(ids), 5, generator=torch.Generator().manual_seed(1))
-    want = torch.stack([separate(body, policy)(x[..., a, :]) for a, policy in enumerate(ids)], dim=-2)
-    torch.testing.assert_close(body(x), want)
-
-
-def test_stacked_gradients_equal_separate_ones_whatever_the_other_policy_does() -> None:
-    body = stacked([0, 1])
-    x = torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(1))
-    (body(x)[:, 0].square().mean() + 1e3 * body(x)[:, 1].square().mean()).backward()
-    alone = separate(body, 0)
-    alone(x[:, 0]).square().mean().backward()
-    assert body.output.weight.grad is not None
-    weight_grad = alone[-1].weight.grad
-    assert weight_grad is not None
-    torch.testing.assert_close(body.output.weight.grad[0], weight_grad.T)
+from mappo import TrainConfig
+from mappo.layers import StackedNet
+from mappo.networks import Actor, build_actor, build_critic, critic_obs, critic_view, input_width
+from mappo.spaces import EnvSpec
+from mappo.update import clip_grad_norm_by_policy, make_optimizer
+from tests.toy_envs import TargetEnv
+from tests.toy_tasks import RandomEnv
 
 
 def test_gradient_clipping_acts_on_each_policy_by_itself() -> None:
@@ -58,23 +30,6 @@ def test_gradient_clipping_acts_on_each_policy_by_itself() -> None:
     torch.testing.assert_close(clipped, torch.tensor(10.0))
 
 
-@pytest.mark.parametrize(("activation", "gain"), [("relu", math.sqrt(2)), ("tanh", 5 / 3)])
-def test_initial_weights_are_orthogonal_with_the_right_gain(activation: str, gain: float) -> None:
-    body = stacked([0, 1], activation=activation)
-    first = body.hidden[0].weight
-    assert isinstance(first, nn.Parameter)
-    for policy in range(2):
-        product = first[policy] @ first[policy].T
-        torch.testing.assert_close(product, gain**2 * torch.eye(5), atol=1e-5, rtol=1e-5)
-    assert body.output.weight.norm(dim=1).max() < 0.011
-    assert not torch.equal(first[0], first[1])
-
-
-def test_an_empty_batch_gives_an_empty_output() -> None:
-    assert stacked([0, 0])(torch.zeros(0, 2, 5)).shape == (0, 2, 3)
-    assert stacked([0, 1])(torch.zeros(0, 2, 5)).shape == (0, 2, 3)
-
-
 def test_mappo_and_ippo_differ_in_the_critics_input_alone() -> None:
     obs, state = torch.ones(4, 3, 2), torch.zeros(4, 5)
     assert critic_view("ippo", team_reward=True) == "own"
@@ -87,3 +42,106 @@ def test_mappo_and_ippo_differ_in_the_critics_input_alone() -> None:
     both = critic_obs(obs, state, "state+own")
     assert both.shape == (4, 3, 7)
     assert both[0, 0].tolist() == [0.0] * 5 + [1.0] * 2
+
+
+def test_a_memory_of_the_state_is_blanked_when_the_whole_team_begins() -> None:
+    """One agent that appears later does not make the critic forget the episode."""
+    spec = EnvSpec.of(TargetEnv(4))
+    critic = build_critic(spec, TrainConfig(recurrent="gru", hidden_dim=8), torch.Generator().manual_seed(0))
+    obs, state = torch.zeros(1, 4, 3, 5), torch.randn(1, 4, 4)
+    memory = torch.randn(4, 1, 8)
+    starts = torch.tensor([[[False] * 3, [True, False, True], [True] * 3, [False, False, True]]])
+    values, _ = critic(obs, state, memory, starts)
+    on, _ = critic(obs, state, memory, torch.zeros_like(starts))
+    blank, _ = critic(obs, state, 0 * memory, torch.zeros_like(starts))
+    assert torch.equal(values[:, [0, 1, 3]], on[:, [0, 1, 3]])
+    assert torch.equal(values[:, 2], blank[:, 2])
+    assert not torch.equal(on, blank)
+
+
+HETERO: list[spaces.Space[Any]] = [
+    spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))),
+    spaces.MultiDiscrete([2, 5]),
+    spaces.Box(-1, 1, (1,)),
+]
+
+
+def act(actor: Actor, spec: EnvSpec, width: int, agent: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of the modes, and the entropy, on fixed inputs (3, 4, A)."""
+    generator = torch.Generator().manual_seed(5)
+    agents = len(spec.agents)
+    obs = torch.randn(3, 4, agents, width, generator=generator)
+    mask = torch.ones(3, 4, agents, spec.action_spec.mask_columns, dtype=torch.bool)
+    memory = torch.randn(4, agents, actor.body.memory_width, generator=generator)
+    starts = torch.rand(3, 4, agents, generator=generator) < 0.3
+    whose = slice(None) if agent is None else slice(agent, agent + 1)
+    given = (obs[:, :, whose], mask[:, :, whose], memory[:, whose], starts[:, :, whose])
+    distribution, _ = actor(*given, agent)
+    return distribution.log_prob(distribution.mode()), distribution.entropy()
+
+
+@pytest.mark.parametrize("dist", ["gaussian", "tanh_gaussian", "beta"])
+@pytest.mark.parametrize("recurrent", ["none", "lstm"])
+@pytest.mark.parametrize("sharing", ["shared", "independent"])
+def test_one_agents_distribution_can_be_computed_alone(dist: Any, recurrent: Any, sharing: Any) -> None:
+    spec = EnvSpec.of(RandomEnv(HETERO))
+    config = TrainConfig(action_dist=dist, recurrent=recurrent, policy_sharing=sharing, hidden_dim=8)
+    actor = build_actor(spec, config, torch.Generator().manual_seed(0))
+    actor.log_std.data += torch.randn(actor.log_std.shape, generator=torch.Generator().manual_seed(1))
+    together = act(actor, spec, input_width(spec, config))
+    for agent in range(3):
+        alone = act(actor, spec, input_width(spec, config), agent)
+        for one, all_of_them in zip(alone, together, strict=True):
+            torch.testing.assert_close(one[..., 0], all_of_them[..., agent])
+
+
+@pytest.mark.parametrize("recurrent", ["none", "gru"])
+def test_stacked_policies_stay_separate_policies_through_adam(recurrent: Any) -> None:
+    """Three Adam steps of stacked independent actors equal those of three actors with one policy each."""
+    spec = EnvSpec.of(RandomEnv(HETERO))
+    config = TrainConfig(policy_sharing="independent", recurrent=recurrent, hidden_dim=8, layer_norm=True)
+    stacked = build_actor(spec, config, torch.Generator().manual_seed(0))
+    width, outputs = input_width(spec, config), stacked.body.output.bias.shape[-1]
+    one_policy = torch.zeros(3, dtype=torch.long)
+
+    def train(actor: Actor, weights: torch.Tensor) -> None:
+        optimizer = make_optimizer(actor.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            log_prob, entropy = act(actor, spec, width)
+            ((log_prob + entropy) * weights).sum().backward()
+            clip_grad_norm_by_policy(actor.parameters(), 0.5)
+            optimizer.step()
+
+    alone = []
+    for agent in range(3):
+        body = StackedNet([width, 8, 8, outputs], one_policy, activation="relu", layer_norm=True, recurrent=recurrent)
+        one = Actor(body, stacked.heads, spec.action_spec, log_std_init=config.log_std_init)
+        for mine, theirs in zip(one.parameters(), stacked.parameters(), strict=True):
+            mine.data = theirs.data[agent : agent + 1].clone()
+        train(one, torch.nn.functional.one_hot(torch.tensor(agent), 3))
+        alone.append(one)
+    before = [parameter.detach().clone() for parameter in stacked.parameters()]
+    train(stacked, torch.tensor([1.0, 1.0, 1.0]))
+    assert not all(torch.equal(a, b) for a, b in zip(before, stacked.parameters(), strict=True))
+    for agent, one in enumerate(alone):
+        for mine, theirs in zip(one.parameters(), stacked.parameters(), strict=True):
+            torch.testing.assert_close(mine[0], theirs[agent], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("sharing", ["independent", "shared"])
+def test_policies_start_at_the_given_actions(sharing: Any) -> None:
+    """Agents that share a policy and want the same do too, whatever columns each of them has."""
+    spec = EnvSpec.of(RandomEnv(HETERO))
+    idle = torch.tensor([[0.5, -0.5, 1.0, 0.0], [0.0, 0.0, 1.0, 4.0], [0.5, 0.0, 0.0, 0.0]])
+    for dist in ("gaussian", "tanh_gaussian", "beta"):
+        config = TrainConfig(policy_sharing=sharing, action_dist=dist, hidden_dim=8)
+        actor = build_actor(spec, config, torch.Generator().manual_seed(0))
+        actor.start_at(idle)
+        everything = torch.ones(1, 3, spec.action_spec.mask_columns, dtype=torch.bool)
+        starts = torch.zeros(1, 3, dtype=torch.bool)
+        inputs = torch.zeros(1, 3, input_width(spec, config))
+        distribution, _ = actor(inputs, everything, torch.zeros(1, 3, 0), starts)
+        mode = distribution.to_env(distribution.mode())[0]
+        real = spec.action_spec.valid
+        torch.testing.assert_close(mode[real], idle[real])

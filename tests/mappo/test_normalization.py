@@ -42,6 +42,18 @@ def test_a_constant_column_becomes_0_and_outliers_are_clipped() -> None:
     assert norm(x + 5).max() == 10
 
 
+def test_each_agent_and_column_counts_for_itself() -> None:
+    """Agent 1 lives in the first copy only, and has one column."""
+    norm = RunningMeanStd(2, torch.tensor([0, 1]))
+    x = torch.arange(8.0).view(2, 2, 2)
+    weight = torch.tensor([[[True, True], [True, False]], [[True, True], [False, False]]])
+    norm.gather(x, weight)
+    norm.commit()
+    assert norm.count.tolist() == [[2, 2], [1, 0]]
+    assert norm.mean.tolist() == [[2, 3], [2, 0]]
+    assert norm.std()[1, 1] == 1
+
+
 def test_a_disabled_normaliser_is_the_identity() -> None:
     norm = RunningMeanStd(1, torch.tensor([0]), enabled=False)
     x = torch.full((2, 1, 1), 99.0)

@@ -1,13 +1,22 @@
 """What is deployed: act, for_agent, save and load."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 
 from mappo import load_policy
-from tests.mappo.conftest import MakeTrainer
+from tests.mappo.conftest import MakeTrainer, iterate
 from tests.toy_envs import TargetEnv
+from tests.toy_tasks import RandomEnv
+
+MIXED: list[spaces.Space[Any]] = [
+    spaces.Tuple((spaces.Discrete(3), spaces.Box(-1, 1, (2,)), spaces.Discrete(2))),
+    spaces.MultiDiscrete([2, 4]),
+    spaces.Box(0, 5, (1,)),
+]
 
 
 @pytest.mark.parametrize("sharing", ["shared", "independent", "grouped"])
@@ -26,6 +35,61 @@ def test_a_saved_policy_acts_as_before(make_trainer: MakeTrainer, tmp_path: Path
             columns = policy.spec.action_spec.valid[a]
             torch.testing.assert_close(policy.for_agent(name).act(own), want[:, a, columns])
             torch.testing.assert_close(policy.for_agent(name).act(own[0]), want[0, a, columns])
+
+
+@pytest.mark.parametrize("settings", [{"action_dist": "beta", "recurrent": "lstm"}, {"layer_norm": True}])
+def test_any_kind_of_policy_comes_back_from_its_file(
+    make_trainer: MakeTrainer, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    named = {"agent_0": "b", "agent_1": "a", "agent_2": "b"}
+    env = RandomEnv(MIXED, mortal=False)
+    trainer = make_trainer(env, policy_map=named, num_steps=8, gamma=0.9, **settings)
+    iterate(trainer)
+    trainer.policy.save(tmp_path / "policy.pt")
+    again = load_policy(tmp_path / "policy.pt")
+    assert again.config.policy_map == named
+    assert again.actor.body.num_policies == 2
+    obs, _ = env.reset()
+    for _ in range(3):
+        assert torch.equal(again.act(obs, env.mask()), trainer.policy.act(obs, env.mask()))
+    other = make_trainer(RandomEnv(MIXED), policy_map={**named, "agent_2": "a"}, num_steps=8, **settings)
+    with pytest.raises(ValueError, match=r"--policy-map .* must be that of the policy in"):
+        other.policy.start_from(tmp_path / "policy.pt")
+    plain = make_trainer(RandomEnv(MIXED), policy_map=named, num_steps=8, activation="tanh")
+    with pytest.raises(ValueError, match=r"must be that of the policy in"):
+        plain.policy.start_from(tmp_path / "policy.pt")
+
+
+def test_an_agent_acts_in_the_order_of_its_own_space_and_within_its_mask(make_trainer: MakeTrainer) -> None:
+    """Agent 0: a choice of 3, two Box columns, a choice of 2; its mask has 5 columns."""
+    policy = make_trainer(RandomEnv(MIXED), num_steps=8).policy
+    agent, own = policy.for_agent("agent_0"), torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    free = agent.act(own)
+    assert free.shape == (50, 4)
+    everywhere = torch.zeros(50, 3, 4)
+    everywhere[:, 0, :2] = own
+    together = policy.act(everywhere)[:, 0]  # Box columns first, then the choices
+    torch.testing.assert_close(free, together[:, [2, 0, 1, 3]])
+    for first, second in ((0, 1), (1, 0), (2, 1)):
+        mask = torch.zeros(50, 5, dtype=torch.bool)
+        mask[:, [first, 3 + second]] = True
+        forced = agent.act(own, mask)
+        assert (forced[:, 0] == first).all()
+        assert (forced[:, 3] == second).all()
+        torch.testing.assert_close(forced[:, 1:3], free[:, 1:3])
+    with pytest.raises(ValueError, match=r"act: the action mask of agent_0 has 5 columns; got 9"):
+        agent.act(own, torch.ones(50, 9, dtype=torch.bool))
+    assert policy.for_agent("agent_2").act(torch.ones(4), torch.ones(0, dtype=torch.bool)).shape == (1,)
+
+
+def test_sampled_choices_follow_the_mask_of_the_step(make_trainer: MakeTrainer) -> None:
+    env = RandomEnv(MIXED, num_envs=50, mortal=False)
+    policy = make_trainer(env, num_steps=8).policy
+    obs, _ = env.reset()
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(5):  # the env checks what it gets
+        obs = env.step(policy.act(obs, env.mask(), deterministic=False, generator=rng)).obs
+    assert env.choices_made == 5 * 50 * 4
 
 
 def test_actions_stay_in_bounds_and_samples_vary(make_trainer: MakeTrainer) -> None:

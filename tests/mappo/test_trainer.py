@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from mappo import TrainConfig, Trainer, load_policy
+from mappo.buffer import Batch
 from mappo.checkpoint import read_file, write_file
+from mappo.config import StepSizes
+from mappo.update import Metrics
 from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import ConstantEnv, MortalEnv, TargetEnv
@@ -66,7 +69,17 @@ def test_training_leaves_the_global_rng_alone(make_trainer: MakeTrainer) -> None
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("kind", [{}, {"policy_sharing": "independent", "action_dist": "tanh_gaussian"}])
+RESUMED: list[dict[str, Any]] = [
+    {},
+    {"policy_sharing": "independent", "action_dist": "tanh_gaussian"},
+    {"recurrent": "gru", "chunk_length": 5},
+    {"recurrent": "lstm", "chunk_length": 5, "algo": "ippo", "policy_sharing": "independent", "layer_norm": True},
+    {"algo": "happo", "recurrent": "gru", "chunk_length": 5},
+    {"policy_map": {"agent_0": "a", "agent_1": "b", "agent_2": "a"}, "grad_accumulation": 2, "action_dist": "beta"},
+]
+
+
+@pytest.mark.parametrize("kind", RESUMED)
 def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(make_trainer: MakeTrainer, kind: dict[str, Any]) -> None:
     def env() -> TargetEnv:
         return TargetEnv(horizon=7)  # episodes cross the rollouts of 5 steps
@@ -178,7 +191,12 @@ def test_advantages_are_centred_in_the_groups_of_the_env(make_trainer: MakeTrain
     trainer = make_trainer(env, advantage_norm="none", iterations=1)
     seen: list[torch.Tensor] = []
     update = trainer.updater.update
-    trainer.updater.update = lambda batch, *rest: seen.append(batch.advantages) or update(batch, *rest)
+
+    def remember(batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
+        seen.append(batch.advantages)
+        return update(batch, sizes, generator)
+
+    trainer.updater.update = remember
     trainer.train()
     advantages = seen[0][0].unflatten(0, (-1, 4))  # (T x groups, 4, A)
     assert advantages.std() > 0

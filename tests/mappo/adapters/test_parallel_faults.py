@@ -110,7 +110,7 @@ def test_spaces_and_agents_may_not_change_between_episodes() -> None:
 
 
 def test_copies_must_be_alike() -> None:
-    sizes = iter([("a", "b")] * 4 + [("a", "c")])
+    sizes = iter([("a", "b")] * 3 + [("a", "c")])
     with pytest.raises(ValueError, match="possible_agents must be the same in every copy"):
         PettingZooVecEnv(lambda: ToyParallelEnv(next(sizes)), 2)
 

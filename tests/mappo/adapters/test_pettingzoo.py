@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 
 
 class Recorded:
-    """A factory that keeps what it made; the first env is only looked at."""
+    """A factory that keeps what it made; the first two envs are only looked at."""
 
     def __init__(self, make: Make, *args: Any, **kwargs: Any) -> None:
         self.make, self.args, self.kwargs = make, args, kwargs
@@ -27,7 +27,7 @@ class Recorded:
 
     @property
     def copies(self) -> list[Any]:
-        return self.made[1:]
+        return self.made[2:]
 
 
 def random_actions(env: PettingZooVecEnv, generator: torch.Generator) -> torch.Tensor:
@@ -247,7 +247,7 @@ def test_a_resume_within_an_episode_begins_it_anew_and_says_so() -> None:
 def test_close_closes_every_env_once() -> None:
     factory = Recorded(ToyParallelEnv)
     env = PettingZooVecEnv(factory, 2)
-    assert [toy.closed for toy in factory.made] == [True, False, False]
+    assert [toy.closed for toy in factory.made] == [True, True, False, False]
     env.close()
     env.close()
     assert all(toy.closed for toy in factory.made)
