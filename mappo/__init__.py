@@ -1,4 +1,4 @@
-"""MAPPO and IPPO in plain PyTorch: the public API, nothing else."""
+"""MAPPO, IPPO and HAPPO in plain PyTorch: the public API, nothing else."""
 
 import os
 
@@ -6,10 +6,21 @@ import os
 # A short spin costs nothing on a quiet machine. It is read when torch loads, so it stands before the imports.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+from mappo.adapters import ParallelPolicy
 from mappo.config import TrainConfig
 from mappo.policy import Policy, load_policy
 from mappo.presets import PRESETS
 from mappo.trainer import Trainer
 from mappo.vec_env import MetricSpec, Step, VecEnv
 
-__all__ = ["PRESETS", "MetricSpec", "Policy", "Step", "TrainConfig", "Trainer", "VecEnv", "load_policy"]
+__all__ = [
+    "PRESETS",
+    "MetricSpec",
+    "ParallelPolicy",
+    "Policy",
+    "Step",
+    "TrainConfig",
+    "Trainer",
+    "VecEnv",
+    "load_policy",
+]

@@ -19,15 +19,18 @@ class Flags(NamedTuple):
     truncated: Tensor
 
 
-def team_flags(terminated: Tensor, truncated: Tensor, alive: Tensor) -> Flags:
-    """Per-agent flags (..., A) -> flags of the whole episode (..., 1).
+def episodes_ended(terminated: Tensor, truncated: Tensor, acted: Tensor) -> Tensor:
+    """Flags (..., A) -> (...): nobody who acted goes on, so the episode is over unless the env knows better."""
+    return (terminated | truncated | ~acted).all(-1)
 
-    `alive` says who acted in the step. The team's episode goes on while any agent does; it ends by a time limit, to
-    be bootstrapped, if any of the last agents was cut by one.
+
+def team_flags(terminated: Tensor, truncated: Tensor, acted: Tensor, ended: Tensor) -> Flags:
+    """Per-agent flags (..., A) and ended episodes (...) -> flags of the whole episode (..., 1).
+
+    It ends by a time limit, to be bootstrapped, if any of the last agents was cut by one.
     """
-    ended = (terminated | truncated | ~alive).all(-1, keepdim=True)
-    cut = (truncated & ~terminated & alive).any(-1, keepdim=True)
-    return Flags(ended & ~cut, ended & cut)
+    cut = (truncated & ~terminated & acted).any(-1, keepdim=True)
+    return Flags(ended.unsqueeze(-1) & ~cut, ended.unsqueeze(-1) & cut)
 
 
 def agent_flags(terminated: Tensor, truncated: Tensor) -> Flags:

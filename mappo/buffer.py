@@ -24,6 +24,7 @@ class RolloutBuffer(NamedTuple):
     rewards: Tensor  # (T, B, A) each agent's own
     terminated: Tensor  # (T, B, A) bool
     truncated: Tensor  # (T, B, A) bool
+    ended: Tensor  # (T, B) bool: the episode is over
     starts: Tensor  # (T + 1, B, A) bool: the agent begins at this row; a memory is blank there
     memory: Tensor  # (T / L, B, A, M) the actor's memory before each chunk of L steps
     critic_memory: Tensor  # (B, R, M) the critic's memory before row 0
@@ -85,6 +86,7 @@ def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: 
         rewards=floats(A),
         terminated=bools(A),
         truncated=bools(A),
+        ended=bools(),
         starts=bools(A, extra=1),
         memory=torch.zeros(num_steps // chunk, num_envs, A, M, device=device),
         critic_memory=torch.zeros(num_envs, R, M, device=device),

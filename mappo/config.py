@@ -46,7 +46,7 @@ class TrainConfig:
     """What the critic sees: the global state (mappo) or each agent's own observation (ippo); happo is mappo with
     independent policies that are updated one after the other."""
     iterations: int = 100
-    """Iterations in total, each one rollout and one update; they stretch the learning-rate schedule."""
+    """Iterations in total, each one rollout and one update; they stretch the schedules."""
     stop_after: int | None = None
     """Stop once this many iterations are done in total, without changing the schedule."""
     policy_sharing: PolicySharing = "shared"
@@ -163,12 +163,12 @@ class TrainConfig:
         for agent, name in (self.policy_map or {}).items():
             if not (isinstance(agent, str) and isinstance(name, str)):
                 raise ValueError(f"--policy-map must map names of agents to names of policies; got {agent!r}: {name!r}")
-        if self.algo == "happo":
-            if self.policy_sharing == "grouped" or self.policy_map is not None:
-                raise ValueError(
-                    "--algo happo trains one policy for each agent; leave out --policy-sharing and --policy-map"
-                )
-            object.__setattr__(self, "policy_sharing", "independent")
+        if self.policy_map is not None and self.policy_sharing != "shared":
+            raise ValueError(f"--policy-map contradicts --policy-sharing {self.policy_sharing}; give one of them")
+        if self.algo == "happo" and (self.policy_sharing == "grouped" or self.policy_map is not None):
+            raise ValueError(
+                "--algo happo trains one policy for each agent; leave out --policy-sharing and --policy-map"
+            )
         if self.minibatch_size is not None and self.num_minibatches is not None:
             raise ValueError(
                 f"--minibatch-size {self.minibatch_size} and --num-minibatches {self.num_minibatches} "
@@ -222,6 +222,13 @@ class TrainConfig:
                 f"(--num-envs {num_envs} x --num-steps {steps}{whole}); {_nearest(fitting, wanted)}"
             )
         return count
+
+    @property
+    def sharing(self) -> Literal["shared", "independent", "grouped", "mapped"]:
+        """How policies are shared, whatever setting says so."""
+        if self.policy_map is not None:
+            return "mapped"
+        return "independent" if self.algo == "happo" else self.policy_sharing
 
     @property
     def chunk(self) -> int:

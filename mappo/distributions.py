@@ -6,6 +6,7 @@ tanh; `to_env` maps it to the [-1, 1] that an env takes.
 Dims: (..., A, U) with any leading dims.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -99,9 +100,7 @@ class TanhGaussian(Gaussian):
 
     def entropy(self) -> Tensor:
         """H(u) + E[log(1 - tanh(u)^2)], the expectation by Gauss-Hermite quadrature: no noise and no random numbers."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
-        nodes = self.mean.new_tensor(nodes)
-        weights = self.mean.new_tensor(weights / weights.sum())
+        nodes, weights = _quadrature(self.mean.dtype, self.mean.device)
         points = self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * nodes  # (..., A, k, nodes)
         return super().entropy() + ((log_tanh_slope(points) @ weights) * self.valid).sum(-1)
 
@@ -291,6 +290,16 @@ class ChoiceHead:
             return flat.unflatten(-1, (self.columns, most))
         parts = flat.split(self.sizes, dim=-1)
         return torch.stack([functional.pad(part, (0, most - part.shape[-1]), value=fill) for part in parts], dim=-2)
+
+
+@functools.cache
+def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Gauss-Hermite nodes and weights of a standard normal."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+    return (
+        torch.tensor(nodes, dtype=dtype, device=device),
+        torch.tensor(weights / weights.sum(), dtype=dtype, device=device),
+    )
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:

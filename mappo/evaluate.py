@@ -4,15 +4,16 @@ Data flow: Policy, VecEnv -> evaluate -> EvalResult -> logger, best checkpoint, 
 `act(obs)` can be scored, a baseline for one. Dims: E episodes, A agents.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mappo.advantages import shape_rewards, team_flags
+from mappo.advantages import shape_rewards
 from mappo.episodes import EpisodeTotals, Totals, metric_specs
-from mappo.rollout import next_starts, reset_env, step_env
+from mappo.rollout import ended_episodes, next_starts, reset_env, step_env
 from mappo.spaces import EnvSpec, check_step
 from mappo.vec_env import VecEnv
 
@@ -56,9 +57,18 @@ def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps:
         EndlessEpisodeError: an episode did not end within `max_steps`.
     """
     spec = EnvSpec.of(env)
+    reset = getattr(policy, "reset", lambda _=None: None)  # only policies with a memory need one
+    reset()
+    try:
+        totals = _play(policy, reset, env, spec, max_steps)
+    finally:
+        reset()  # nothing of these episodes stays with the policy
+    return _summarise(totals, env, spec, reward_mode)
+
+
+def _play(policy: Acts, reset: Callable[[Tensor], None], env: VecEnv, spec: EnvSpec, max_steps: int) -> Totals:
+    """The first episode of every copy; `reset` lets the policy forget agents (B, A) that begin anew."""
     device = getattr(policy, "device", torch.device(env.device))
-    if reset := getattr(policy, "reset", None):
-        reset()
     now = reset_env(env, spec, device)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=device)
     episodes, result = None, None
@@ -68,18 +78,14 @@ def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps:
             check_step(step, env, spec)
             episodes = EpisodeTotals(metric_specs(env, step.metrics), (env.num_envs, len(spec.agents)), device)
         episodes.add(step)
-        flags = team_flags(step.terminated, step.truncated, now.alive)
-        ended = (flags.terminated | flags.truncated).squeeze(-1)
+        ended = ended_episodes(env, step, now.alive)
         result = _keep(result, episodes.read(), running & ended)
         episodes.reset(ended)
-        if reset:
-            reset(next_starts(step, now.alive))
+        reset(next_starts(step, now.alive))
         running &= ~ended
         now = now._replace(obs=step.obs, state=step.state, alive=step.alive, action_mask=step.action_mask)
         if not running.any():
-            if reset:
-                reset()  # nothing of these episodes stays with the policy
-            return _summarise(result, env, spec, reward_mode)
+            return result
     raise EndlessEpisodeError(
         f"evaluation: {int(running.sum())} of {env.num_envs} copies did not end an episode within "
         f"--eval-max-steps {max_steps}; give the env a time limit, or raise it."

@@ -55,12 +55,22 @@ class StackedLinear(nn.Module):
             # orthogonal_ wants (out, in), as nn.Linear stores it; the transpose is a view of ours.
             nn.init.orthogonal_(weight.T, gain=gain, generator=generator)
 
+    def of(self, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weights and biases of agents with the policies `ids`, all if None; a single policy's without leading dim."""
+        if self.num_policies == 1:
+            return self.weight[0], self.bias[0]
+        return (self.weight, self.bias) if ids is None else (self.weight[ids], self.bias[ids])
+
     def forward(self, x: Tensor, ids: Tensor | None) -> Tensor:
         """One policy: (N, in) -> (N, out). Several: (A, N, in) -> (A, N, out), row a by policy ids[a], or a if None."""
-        if self.num_policies == 1:
-            return functional.linear(x, self.weight[0].T, self.bias[0])
-        weight, bias = (self.weight, self.bias) if ids is None else (self.weight[ids], self.bias[ids])
-        return torch.baddbmm(bias.unsqueeze(1), x, weight)
+        return affine(x, *self.of(ids))
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """X W + b for one policy, or one for each row of the leading dim."""
+    if weight.dim() == 2:
+        return functional.linear(x, weight.T, bias)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight)
 
 
 class StackedLayerNorm(nn.Module):
@@ -106,20 +116,21 @@ class StackedCell(nn.Module):
         (..., L, R, M) after each step.
         """
         gates = self.from_input(x, ids).unflatten(-2, keep.shape[-3:-1])  # of all steps in one product
+        weights = self.from_memory.of(ids)
         memories = []
         for inputs, kept in zip(gates.unbind(-3), keep.unbind(-3), strict=True):
-            memory = self._step(inputs, memory * kept, ids)
+            memory = self._step(inputs, memory * kept, weights)
             memories.append(memory)
         stacked = torch.stack(memories, dim=-3)
         return stacked[..., : x.shape[-1]].flatten(-3, -2), stacked
 
-    def _step(self, from_input: Tensor, memory: Tensor, ids: Tensor | None) -> Tensor:
+    def _step(self, from_input: Tensor, memory: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         if self.kind == "gru":
-            x, h = from_input.chunk(3, dim=-1), self.from_memory(memory, ids).chunk(3, dim=-1)
+            x, h = from_input.chunk(3, dim=-1), affine(memory, *weights).chunk(3, dim=-1)
             reset, update = torch.sigmoid(x[0] + h[0]), torch.sigmoid(x[1] + h[1])
             return torch.lerp(tanh(x[2] + reset * h[2]), memory, update)
         h, c = memory.chunk(2, dim=-1)
-        enter, forget, new, leave = (from_input + self.from_memory(h, ids)).chunk(4, dim=-1)
+        enter, forget, new, leave = (from_input + affine(h, *weights)).chunk(4, dim=-1)
         c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * tanh(new)
         return torch.cat([torch.sigmoid(leave) * tanh(c), c], dim=-1)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mappo.config import TrainConfig
-from mappo.distributions import BoxHead, ChoiceHead, ProductDistribution
+from mappo.distributions import LOG_STD_MAX, LOG_STD_MIN, BoxHead, ChoiceHead, ProductDistribution
 from mappo.layers import StackedNet
 from mappo.spaces import ActionSpec, EnvSpec
 
@@ -75,6 +75,15 @@ class Actor(nn.Module):
         valid, bounded = (facts[rows].split(columns, dim=-1) for facts in (self.valid, self.bounded))
         pieces = zip(self.heads, outputs, log_std, valid, bounded, masks, strict=True)
         return ProductDistribution([head.distribution(*piece) for head, *piece in pieces], columns), memories
+
+    def mean_std(self) -> Tensor | None:
+        """Mean standard deviation of the Gaussian action columns that agents have; None if there are none."""
+        columns = self.log_std.shape[-1]
+        if not columns:
+            return None
+        valid = self.valid[:, :columns]
+        std = self.log_std.detach().clamp(LOG_STD_MIN, LOG_STD_MAX).exp()[self.body.policy_ids]
+        return (std * valid).sum() / valid.sum()
 
     def start_at(self, actions: Tensor) -> None:
         """Set the output bias such that the initial mean is `actions` (A, U).
@@ -146,7 +155,7 @@ def build_critic(spec: EnvSpec, config: TrainConfig, generator: torch.Generator)
 
 def policy_ids(spec: EnvSpec, config: TrainConfig) -> tuple[int, ...]:
     """The one mapping agent -> policy."""
-    return spec.policy_ids(config.policy_sharing, config.policy_map)
+    return spec.policy_ids(config.sharing, config.policy_map)
 
 
 def input_width(spec: EnvSpec, config: TrainConfig) -> int:

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import gymnasium
 from pettingzoo import AECEnv, ParallelEnv
 
+from mappo.adapters.parallel_layout import check_parallel
 from mappo.buffer import RolloutBuffer, Widths
 from mappo.config import TrainConfig
 from mappo.happo import HappoUpdater
@@ -56,9 +57,15 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
         copies = config.num_envs or DEFAULT_NUM_ENVS
         return _of_factory(env, copies, config.num_workers, config.seed)
     if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
+        check_parallel(env)
         raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
     check_vec_env(env)
     assert isinstance(env, VecEnv)
+    if config.num_workers not in (0, getattr(env, "num_workers", 0)):
+        raise ValueError(
+            f"--num-workers {config.num_workers} is for envs that the trainer makes itself, and this one is made "
+            "already; leave it out, or give the env its workers"
+        )
     if config.num_envs not in (None, env.num_envs):
         raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {env.num_envs}, or be left out")
     return env

@@ -18,8 +18,7 @@ from mappo.networks import build_actor, policy_ids, shares_policies
 from mappo.normalization import RunningMeanStd
 from mappo.spaces import EnvSpec
 
-NETWORK_SETTINGS = ("policy_sharing", "policy_map", "action_dist", "hidden_dim", "num_layers", "activation")
-NETWORK_SETTINGS += ("normalize_obs", "layer_norm", "recurrent")
+NETWORK_SETTINGS = ("action_dist", "hidden_dim", "num_layers", "activation", "normalize_obs", "layer_norm", "recurrent")
 
 
 class Policy(nn.Module):
@@ -74,10 +73,13 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """As `act`, with the memory (B, A, M) before and after the step in the caller's hands."""
         obs = obs.to(self.device, torch.float32)
+        shape = (*obs.shape[:-1], self.spec.action_spec.mask_columns)
         if action_mask is None:
-            action_mask = obs.new_ones(*obs.shape[:-1], self.spec.action_spec.mask_columns, dtype=torch.bool)
+            action_mask = obs.new_ones(shape, dtype=torch.bool)
+        if action_mask.shape != shape:
+            raise ValueError(f"act: action_mask must be {shape}; got {tuple(action_mask.shape)}")
         starts = torch.zeros(obs.shape[:-1], dtype=torch.bool, device=self.device)
-        distribution, memory = self.actor(self.observe(obs), action_mask.to(self.device), memory, starts)
+        distribution, memory = self.actor(self.observe(obs), action_mask.to(self.device).bool(), memory, starts)
         actions = distribution.mode() if deterministic else distribution.sample(generator)
         return distribution.to_env(actions), memory
 
@@ -94,7 +96,7 @@ class Policy(nn.Module):
         A recurrent policy remembers what it saw since `reset`. Without a generator, samples use torch's default one.
 
         Raises:
-            ValueError: obs of a wrong shape, or another number of copies than those remembered.
+            ValueError: obs or action_mask of a wrong shape, or another number of copies than those remembered.
         """
         agents, width = len(self.spec.agents), self.spec.obs_dim
         if obs.dim() != 3 or obs.shape[1:] != (agents, width):
@@ -133,6 +135,10 @@ class Policy(nn.Module):
             mine, theirs = getattr(self.config, name), getattr(other.config, name)
             if mine != theirs:
                 raise ValueError(f"{flag(name)} {mine} must be that of the policy in {path}, {theirs}")
+        mine, theirs = policy_ids(self.spec, self.config), policy_ids(other.spec, other.config)
+        if mine != theirs:
+            setting = "--policy-map" if self.config.policy_map else f"--policy-sharing {self.config.policy_sharing}"
+            raise ValueError(f"{setting} gives the agents policies {mine}; those of {path} are {theirs}, use the same")
         self.load_state_dict(other.state_dict())
 
     def payload(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mappo.advantages import team_flags
+from mappo.advantages import episodes_ended
 from mappo.buffer import RolloutBuffer
 from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs
 from mappo.networks import Critic
@@ -66,6 +66,12 @@ def step_env(env: VecEnv, actions: Tensor) -> Step:
     moved = {name: value.to(device) for name, value in step._asdict().items() if name != "metrics"}
     floats = {name: value.float() for name, value in moved.items() if value.is_floating_point()}
     return Step(**{**moved, **floats, "metrics": metrics})
+
+
+def ended_episodes(env: VecEnv, step: Step, acted: Tensor) -> Tensor:
+    """(B,): which copies' episodes this step ended, as the env tells or as its flags say."""
+    told: Tensor | None = getattr(env, "ended", None)
+    return episodes_ended(step.terminated, step.truncated, acted) if told is None else told.to(acted.device)
 
 
 def next_starts(step: Step, acted: Tensor) -> Tensor:
@@ -159,5 +165,5 @@ class Rollout:
         buffer.log_prob[t] = log_prob
         for name in ("rewards", "terminated", "truncated", "final_obs", "final_state"):
             getattr(buffer, name)[t] = getattr(step, name)
-        flags = team_flags(step.terminated, step.truncated, buffer.alive[t])
-        self.episodes(step).add(step, (flags.terminated | flags.truncated).squeeze(-1))
+        buffer.ended[t] = ended_episodes(self.env, step, buffer.alive[t])
+        self.episodes(step).add(step, buffer.ended[t])

@@ -39,8 +39,7 @@ class RunFolder:
     def new(cls, config: TrainConfig, env_name: str) -> Self:
         """A folder of its own below --runs-dir, with the env in its name; a name that is taken is an error."""
         time = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        sharing = "mapped" if config.policy_map is not None else config.policy_sharing
-        name = config.experiment_name or f"{config.algo}_{sharing}_{env_name}_{time}"
+        name = config.experiment_name or f"{config.algo}_{config.sharing}_{env_name}_{time}"
         run = cls.at(Path(config.runs_dir) / name, config.checkpoint_dir, is_new=True)
         if config.experiment_name is None:
             return run

@@ -7,7 +7,8 @@ Dims: B envs, A agents, O own-observation width, S state width, U action columns
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import accumulate, count, groupby
 from typing import Any, NamedTuple, Self
 
@@ -106,6 +107,8 @@ class EnvSpec:
     obs_names: tuple[str, ...]
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
+    space_groups: tuple[int, ...] = ()
+    """A number for each set of agents with equal spaces, bounds included; checkpoints from before have none."""
 
     @classmethod
     def of(cls, env: VecEnv) -> Self:
@@ -125,6 +128,7 @@ class EnvSpec:
             obs_names=_names(env, "obs_names", max(widths)),
             state_names=_names(env, "state_names", int(env.state_dim)),
             action_names=_names(env, "action_names", columns),
+            space_groups=_groups([(env.observation_spaces[name], env.action_spaces[name]) for name in agents]),
         )
 
     @property
@@ -137,7 +141,7 @@ class EnvSpec:
         """(A, O) bool: which observation columns are real for which agent."""
         return torch.arange(self.obs_dim) < torch.tensor(self.obs_widths).unsqueeze(-1)
 
-    @property
+    @cached_property
     def action_spec(self) -> ActionSpec:
         """The action columns that all agents share."""
         return ActionSpec.of(self.action_heads)
@@ -162,16 +166,14 @@ class EnvSpec:
             return (0,) * len(self.agents)
         if sharing == "independent":
             return tuple(range(len(self.agents)))
-        spaces = list(zip(self.obs_widths, self.action_heads, strict=True))
-        groups = list(dict.fromkeys(spaces))
-        return tuple(groups.index(space) for space in spaces)
+        return self.space_groups or _groups(list(zip(self.obs_widths, self.action_heads, strict=True)))
 
     def differences(self, other: "EnvSpec", *, ignoring: Collection[str] = ()) -> list[str]:
         """What differs in `other`, one readable line for each field not in `ignoring`; empty if nothing does."""
         lines = []
         for name, mine in asdict(self).items():
             theirs = getattr(other, name)
-            if mine == theirs or name in ignoring:
+            if mine == theirs or name in ignoring or (name == "space_groups" and not mine):
                 continue
             if name.endswith("_names") and len(mine) == len(theirs):
                 changed = [f"{a} -> {b}" for a, b in zip(mine, theirs, strict=True) if a != b]
@@ -186,7 +188,8 @@ class EnvSpec:
     def to_dict(self) -> dict[str, Any]:
         """Lists, strings and numbers only."""
         heads = [[[head.kind, head.size] for head in agent_heads] for agent_heads in self.action_heads]
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {**plain, "action_heads": heads}
 
     @classmethod
@@ -274,6 +277,15 @@ def action_heads(agent: str, space: gymnasium.Space[Any]) -> tuple[HeadSpec, ...
         f"action space of {agent} must be Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them; "
         f"got {space}"
     )
+
+
+def _groups(items: Sequence[object]) -> tuple[int, ...]:
+    """Numbers from 0 in the order of appearance, equal for equal items; spaces cannot be hashed."""
+    seen: list[object] = []
+    for item in items:
+        if item not in seen:
+            seen.append(item)
+    return tuple(seen.index(item) for item in items)
 
 
 def _bools(rows: Sequence[Sequence[bool]]) -> Tensor:

@@ -114,7 +114,7 @@ def _value_alive(alive: Tensor, num_values: int, reward_mode: str) -> Tensor:
 def _flags(buffer: RolloutBuffer, reward_mode: str) -> Flags:
     if reward_mode == "individual":
         return agent_flags(buffer.terminated, buffer.truncated)
-    return team_flags(buffer.terminated, buffer.truncated, buffer.alive)
+    return team_flags(buffer.terminated, buffer.truncated, buffer.alive, buffer.ended)
 
 
 def _final_values(

@@ -45,7 +45,7 @@ from mappo.vec_env import VecEnv, checked_device
 
 
 class Trainer:
-    """Trains the agents of one VecEnv by MAPPO or IPPO.
+    """Trains the agents of one VecEnv, or of a PettingZoo ParallelEnv, by MAPPO, IPPO or HAPPO.
 
     `history` holds one row for each iteration of this process, and one at iteration 0 for the first evaluation.
     """
@@ -183,8 +183,8 @@ class Trainer:
         self.rollout.memory = self.rollout.memory._replace(critic=targets.critic_memory)
         sizes = self.config.step_sizes(self.iteration)
         metrics = targets.metrics | self.updater.update(targets.batch, sizes, self.generator)
-        if self.policy.actor.log_std.numel():
-            metrics["policy/std"] = self.policy.actor.log_std.detach().exp().mean()
+        if (std := self.policy.actor.mean_std()) is not None:
+            metrics["policy/std"] = std
         self.policy.obs_norm.commit()
         self.state_norm.commit()
         row = to_floats(metrics) | {f"policy/{name}": value for name, value in asdict(sizes).items()}
@@ -311,7 +311,11 @@ class Trainer:
         run = run or RunFolder.new(replace(config, experiment_name=None), env_name(env))
         trainer = cls(env, config, eval_env, callbacks, loggers, run)
         trainer.notes += run.resume_notes(Path(path), run_dir)
-        if config.iterations != stored.iterations and "linear" in (config.lr_schedule, config.ent_schedule):
+        if config.iterations != stored.iterations and "linear" in (
+            config.lr_schedule,
+            config.ent_schedule,
+            config.clip_schedule,
+        ):
             total = f"--iterations {stored.iterations} -> {config.iterations}"
             trainer.notes.append(f"{total}: the schedule is stretched to the new total")
         with unpacking(path):

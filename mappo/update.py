@@ -88,8 +88,8 @@ class Updater:
             distribution, _ = actor(part.obs, part.action_mask, part.memory[0], part.starts, agent)
             log_prob = distribution.log_prob(part.actions)
             surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, share, clip=sizes.clip)
-            # Without a bonus the entropy is only logged: -log p of the actions taken is near it and costs nothing.
-            entropy = entropy_bonus(distribution.entropy() if sizes.ent_coef else -log_prob.detach(), share)
+            with torch.set_grad_enabled(sizes.ent_coef > 0):  # without a bonus it is only logged
+                entropy = entropy_bonus(distribution.entropy(), share)
             (surrogate.loss - sizes.ent_coef * entropy).backward()
             sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))
         loss, approx_kl, clip_fraction, entropy = torch.stack(sums).sum(0) / total

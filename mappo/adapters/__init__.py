@@ -1,19 +1,24 @@
-"""Environments of other libraries as `VecEnv`s.
+"""Environments of other libraries as `VecEnv`s, and trained policies on them.
 
-Data flow: `--env` or a factory -> adapter -> Step -> rollout. Each adapter is imported when it is first asked for,
-because each needs a library of its own.
+Data flow: `--env` or a factory -> adapter -> Step -> rollout; policy file -> `ParallelPolicy` -> a user's env. Each
+adapter is imported when it is first asked for, because each needs a library of its own.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mappo.adapters.parallel_policy import ParallelPolicy
     from mappo.adapters.pettingzoo import PettingZooVecEnv
     from mappo.adapters.vmas import VmasVecEnv
 
-__all__ = ["PettingZooVecEnv", "VmasVecEnv"]
+__all__ = ["ParallelPolicy", "PettingZooVecEnv", "VmasVecEnv"]
 
-_MODULES = {"PettingZooVecEnv": "mappo.adapters.pettingzoo", "VmasVecEnv": "mappo.adapters.vmas"}
+_MODULES = {
+    "ParallelPolicy": "mappo.adapters.parallel_policy",
+    "PettingZooVecEnv": "mappo.adapters.pettingzoo",
+    "VmasVecEnv": "mappo.adapters.vmas",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What the adapter knows of a ParallelEnv before it steps it: agents, spaces, widths. It refuses what it cannot use.
 
-Data flow: one env of the factory -> `ParallelLayout` -> `ParallelBatch` (in every process) and `PettingZooVecEnv`.
+Data flow: one env of the factory -> `ParallelLayout` -> `ParallelBatch` (in every process) and `PettingZooVecEnv`;
+one env of a user -> `ParallelLayout` -> `ParallelPolicy`.
 Dims: A agents, O own-observation width, S state width, U action columns, K action-mask columns.
 """
 
@@ -15,7 +16,7 @@ from pettingzoo.utils import aec_to_parallel, wrappers
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper
 
 from mappo.adapters.flatten import Encoder, ObservationFlattener, is_image
-from mappo.adapters.unflatten import ActionDecoder
+from mappo.adapters.unflatten import MASK_KEY, ActionDecoder, flatten_mask
 from mappo.spaces import ActionSpec, action_heads
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,23 +38,29 @@ class ParallelLayout:
         mask_columns_of: (own choices,) of each agent, where its mask lies among the K columns.
     """
 
-    def __init__(self, env: Any, *, seed: int, encoder: Encoder | None = None) -> None:
-        """Read one env, which is reset with `seed` to see what its `state()` returns, and kept until `close`.
+    def __init__(self, env: Any, *, seed: int | None, encoder: Encoder | None = None) -> None:
+        """Read the agents and spaces of one env.
+
+        Args:
+            env: an env to look at.
+            seed: it is reset with this seed to see what its `state()` returns, and kept until `close`; None: it is
+                neither reset nor kept, and its state left out.
+            encoder: see `ObservationFlattener`.
 
         Raises:
             ValueError: no ParallelEnv, no agents, or a space that is not supported.
         """
         self.encoder = encoder
-        self._env = env
+        self._env = None if seed is None else env
         self.ids: tuple[Any, ...] = _checked_agents(env)
         self.agents = [str(agent) for agent in self.ids]
         self.name = _name(env)
         self.observation_spaces = [_space(env, "observation", agent) for agent in self.ids]
         self.action_spaces = [_space(env, "action", agent) for agent in self.ids]
         self._lay_out()
-        env.reset(seed=seed)
-        shape = _state_shape(env)
-        self.state_shape = shape
+        if seed is not None:
+            env.reset(seed=seed)
+        self.state_shape = shape = None if seed is None else _state_shape(env)
         self.state_dim = sum(f.width for f in self.flatteners) if shape is None else int(np.prod(shape))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,6 +140,31 @@ class ParallelLayout:
         for agent in self.ids:
             for kind in ("observation", "action"):
                 _space(env, kind, agent).seed(next(seeds))
+
+    def read_mask(self, i: int, obs: Any, info: Mapping[str, Any] | None) -> Array | None:
+        """What agent number `i` may choose, (own choices,) bool, from its observation or info; None: anything.
+
+        Raises:
+            ValueError: the mask is missing where the space promises one, or has a wrong size.
+        """
+        columns = self.mask_columns_of[i]
+        if not len(columns):
+            return None
+        if self.flatteners[i].has_mask:
+            if MASK_KEY not in obs:
+                raise ValueError(f"observation of {self.agents[i]}: {MASK_KEY} is missing; got {list(obs)}")
+            raw = obs[MASK_KEY]
+        elif info and MASK_KEY in info:
+            raw = info[MASK_KEY]
+        else:
+            return None
+        mask = flatten_mask(self.action_spaces[i], raw)
+        if mask.shape != columns.shape:
+            raise ValueError(
+                f"{MASK_KEY} of {self.agents[i]} must have {len(columns)} entries, one for each choice of "
+                f"{self.action_spaces[i]}; got {mask.size}"
+            )
+        return mask
 
     def read_state(self, env: Any) -> Array:
         """The flat state (S,) that the env gives.
@@ -215,11 +247,12 @@ def _space(env: Any, kind: str, agent: Any) -> Space:
 
 def _state_shape(env: Any) -> tuple[int, ...] | None:
     """Shape of `state()`; None if the env has none, or one that is an image."""
-    if not callable(getattr(env, "state", None)):
+    # ParallelEnv's own state() only says that there is none, and needs `metadata` for that.
+    if not callable(getattr(env, "state", None)) or getattr(type(env), "state", None) is ParallelEnv.state:
         return None
     try:
         state = np.asarray(env.state())
-    except NotImplementedError:  # what ParallelEnv.state does unless it is overridden
+    except NotImplementedError:  # what a wrapped env without one does
         return None
     if state.dtype.kind not in "fiub":
         raise ValueError(f"state() must return an array of numbers; got {state.dtype}")

@@ -66,7 +66,7 @@ class PettingZooVecEnv:
         _check_sizes(num_envs, num_workers, seed)
         if not callable(factory):
             raise ValueError(f"factory must be a function that makes an env, such as lambda: MyEnv(); got {factory!r}")
-        self.num_envs = num_envs
+        self.num_envs, self.num_workers = num_envs, num_workers
         self.device = torch.device("cpu")
         first, factory = own_envs(factory)
         layout = ParallelLayout(first, seed=episode_seed(seed, num_envs, 0), encoder=encoder)
@@ -84,6 +84,7 @@ class PettingZooVecEnv:
         self._first = np.zeros(num_envs, np.int64)  # (B,) the episodes that `reset` begins
         self._episode, self._length = self._first.copy(), self._first.copy()  # (B,) running episode, steps so far
         self._arrays: BatchArrays | None = None
+        self.ended = torch.zeros(num_envs, dtype=torch.bool)  # in the last step
         self._batch: ParallelBatch | Workers | None = (
             Workers(factory, layout, num_envs=num_envs, num_workers=num_workers, seed=seed)
             if num_workers
@@ -112,6 +113,7 @@ class PettingZooVecEnv:
         now = self._arrays = batch.step(actions.detach().cpu().float().numpy())
         self._episode += now.ended
         self._length += 1
+        self.ended = _tensor(now.ended)
         self._length[now.ended] = 0
         return Step(
             obs=_tensor(now.obs),

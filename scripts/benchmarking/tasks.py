@@ -53,7 +53,9 @@ def sharing(settings: Settings) -> list[Rate]:
     """Rollout and update of 16 agents with one policy, and with one each; observations of 24 numbers, no physics."""
     rates = []
     for policy_sharing in ("shared", "independent"):
-        config = TrainConfig(policy_sharing=policy_sharing, num_steps=25, num_minibatches=4, num_epochs=10, gamma=0.99)
+        sizes = {"num_steps": 25, "num_minibatches": 4, "num_epochs": 10, "gamma": 0.99}
+        # with rewards of their own the critics are stacked too
+        config = TrainConfig(policy_sharing=policy_sharing, reward_mode="individual", **sizes)
         trainer = Trainer(_Noise(num_envs=64, num_agents=16, obs_width=24), config)
         trainer.rollout.start()
 

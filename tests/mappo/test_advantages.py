@@ -8,6 +8,7 @@ from mappo.advantages import (
     Flags,
     agent_flags,
     centre_groups,
+    episodes_ended,
     gae,
     next_values,
     normalize_advantages,
@@ -79,14 +80,20 @@ def test_next_values_come_from_final_observations_where_truncated() -> None:
 def test_the_team_goes_on_until_its_last_agent_ends() -> None:
     alive = torch.tensor([[True, True, False]])
     none = torch.zeros(1, 3, dtype=torch.bool)
-    one_dies = team_flags(torch.tensor([[True, False, False]]), none, alive)
+
+    def flags(terminated: torch.Tensor, truncated: torch.Tensor, acted: torch.Tensor) -> Flags:
+        return team_flags(terminated, truncated, acted, episodes_ended(terminated, truncated, acted))
+
+    one_dies = flags(torch.tensor([[True, False, False]]), none, alive)
     assert not one_dies.terminated.any()
     assert not one_dies.truncated.any()
-    all_die = team_flags(torch.tensor([[True, True, False]]), none, alive)
+    all_die = flags(torch.tensor([[True, True, False]]), none, alive)
     assert all_die.terminated.all()
-    last_is_cut = team_flags(torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]]), alive)
+    last_is_cut = flags(torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]]), alive)
     assert last_is_cut.truncated.all()
     assert not last_is_cut.terminated.any()
+    goes_on = team_flags(alive, none, alive, torch.tensor([False]))  # others take over: the env says so
+    assert not goes_on.terminated.any()
 
 
 def test_an_agent_with_both_flags_is_terminal() -> None:

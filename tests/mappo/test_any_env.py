@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 from pettingzoo.utils import parallel_to_aec
 
 from mappo import PRESETS, TrainConfig, Trainer, load_policy
@@ -118,3 +119,42 @@ def test_a_factory_alone_is_trained_with_the_general_preset() -> None:
 
 def test_every_preset_is_explained() -> None:
     assert set(PRESET_HELP) == set(PRESETS)
+
+
+class Relay(ToyParallelEnv):
+    """The first agent leaves when the second takes over; one episode of four steps."""
+
+    def __init__(self) -> None:
+        super().__init__(("a", "b"), horizon=4)
+
+    def after(self, time: int) -> list[str]:
+        return ["a"] if time < 2 else ["b"]
+
+    def terminates(self, agent: str) -> bool:
+        return agent == "a" and self.time == 2
+
+    def reward(self, agent: str, actions: dict[str, Any]) -> float:
+        return float(agent in actions)
+
+
+def test_an_episode_goes_on_when_new_agents_take_over_from_the_last_ones(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, Relay, num_steps=4, reward_mode="sum")
+    row = trainer.train()[-1]
+    assert (row["train/episode_length"], row["train/return"]) == (4, 4)
+    assert (row["eval/episode_length"], row["eval/return"]) == (4, 4)
+    assert trainer.buffer.ended.sum(0).tolist() == [1, 1, 1, 1]
+
+
+def test_grouped_means_equal_spaces(tmp_path: Path) -> None:
+    class Alike(ToyParallelEnv):
+        """Three agents whose observations are as wide, but not the same."""
+
+        def __init__(self) -> None:
+            super().__init__(("a", "b", "c"))
+            self.observation_spaces["b"] = spaces.Discrete(3)
+
+        def observe(self, agent: str) -> Any:
+            return 1 if agent == "b" else super().observe(agent)
+
+    trainer = trainer_of(tmp_path, Alike, policy_sharing="grouped")
+    assert trainer.policy.actor.body.policy_ids.tolist() == [0, 1, 0]

@@ -43,7 +43,7 @@ def test_chunks_of_a_memory_are_never_split() -> None:
 
 
 def test_happo_trains_independent_policies() -> None:
-    assert TrainConfig(algo="happo").policy_sharing == "independent"
+    assert TrainConfig(algo="happo").sharing == "independent"
 
 
 MAPPED = TrainConfig(policy_map={"a": "scout", "b": "base"}, recurrent="gru", algo="ippo", action_dist="beta")

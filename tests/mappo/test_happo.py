@@ -92,6 +92,6 @@ def test_the_order_is_drawn_anew(make_trainer: MakeTrainer, monkeypatch: pytest.
 
 
 def test_its_policies_are_independent() -> None:
-    assert TrainConfig(algo="happo").policy_sharing == "independent"
+    assert TrainConfig(algo="happo").sharing == "independent"
     with pytest.raises(ValueError, match=r"--algo happo trains one policy for each agent"):
         TrainConfig(algo="happo", policy_sharing="grouped")

@@ -53,7 +53,7 @@ def test_any_kind_of_policy_comes_back_from_its_file(
     for _ in range(3):
         assert torch.equal(again.act(obs, env.mask()), trainer.policy.act(obs, env.mask()))
     other = make_trainer(RandomEnv(MIXED), policy_map={**named, "agent_2": "a"}, num_steps=8, **settings)
-    with pytest.raises(ValueError, match=r"--policy-map .* must be that of the policy in"):
+    with pytest.raises(ValueError, match=r"--policy-map gives the agents policies .*; those of .* are"):
         other.policy.start_from(tmp_path / "policy.pt")
     plain = make_trainer(RandomEnv(MIXED), policy_map=named, num_steps=8, activation="tanh")
     with pytest.raises(ValueError, match=r"must be that of the policy in"):

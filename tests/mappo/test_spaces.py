@@ -104,7 +104,7 @@ def test_agents_are_grouped_by_both_their_spaces() -> None:
     box, menu = spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 2])
     assert EnvSpec.of(RandomEnv([box, menu, box, box], widths=(3, 3, 3, 4))).policy_ids("grouped") == (0, 1, 0, 2)
     same_columns = [spaces.Box(-1, 1, (1,)), spaces.Box(-1, INF, (1,)), spaces.Discrete(2), spaces.MultiBinary(1)]
-    assert EnvSpec.of(RandomEnv(same_columns, widths=(3,) * 4)).policy_ids("grouped") == (0, 1, 2, 2)
+    assert EnvSpec.of(RandomEnv(same_columns, widths=(3,) * 4)).policy_ids("grouped") == (0, 1, 2, 3)
 
 
 def test_a_map_names_each_agents_policy() -> None:
