@@ -35,6 +35,7 @@ PRESETS: dict[str, TrainConfig] = {
         gamma=0.99,
         gae_lambda=0.9,
         ent_coef=0.0,
+        log_std_init=0.0,
         chunk_length=10,
     ),
     "benchmarl": TrainConfig(
