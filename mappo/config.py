@@ -259,6 +259,14 @@ class TrainConfig:
         given = [name for name, value in overrides.items() if value is not None]
         return replace(self.making_way_for(given), **{"stop_after": None, **overrides})
 
+    def stretch_notes(self, stored: Self) -> list[str]:
+        """What a user should know who resumes settings `stored` with these: that another total moves the schedules."""
+        schedules = (self.lr_schedule, self.ent_schedule, self.clip_schedule)
+        if self.iterations == stored.iterations or "linear" not in schedules:
+            return []
+        total = f"--iterations {stored.iterations} -> {self.iterations}"
+        return [f"{total}: the schedule is stretched to the new total"]
+
     def making_way_for(self, names: Collection[str]) -> Self:
         """These settings without the one that a named setting stands instead of."""
         return replace(self, **{rival: None for name, rival in INSTEAD_OF.items() if name in names})

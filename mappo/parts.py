@@ -6,6 +6,7 @@ Data flow: env or factory, TrainConfig -> parts -> Trainer.
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -24,7 +25,7 @@ from mappo.presets import PRESETS
 from mappo.spaces import EnvSpec, check_vec_env
 from mappo.targets import TargetSettings
 from mappo.update import Updater, UpdateSettings
-from mappo.vec_env import VecEnv
+from mappo.vec_env import VecEnv, checked_device
 
 DEFAULT_NUM_ENVS = 32
 HELD_OUT = 1_000_003  # added to the seed for episodes that no training plays
@@ -45,6 +46,28 @@ def checked_config(config: TrainConfig | None, env: VecEnv | Factory) -> TrainCo
 def is_factory(env: object) -> TypeGuard[Factory]:
     """Whether it makes envs: a function, or a class of envs."""
     return isinstance(env, type) or (callable(env) and not hasattr(env, "step"))
+
+
+def make_envs(
+    env: VecEnv | Factory, eval_env: VecEnv | Factory | None, config: TrainConfig, undo: ExitStack
+) -> tuple[VecEnv, VecEnv | None]:
+    """The envs to train and to evaluate on; `undo` closes those that were made here.
+
+    Raises:
+        ValueError: see `training_env`; or sizes that do not fit, or no such device, before anything is made.
+    """
+    copies = (config.num_envs or DEFAULT_NUM_ENVS) if is_factory(env) else getattr(env, "num_envs", None)
+    if copies is not None and copies > 0:
+        config.minibatch_count(copies)
+    if config.device != "auto":
+        checked_device(config.device)
+    made = training_env(env, config)
+    if is_factory(env):
+        undo.callback(made.close)
+    evaluation = evaluation_env(eval_env, env, config)
+    if evaluation is not None and evaluation is not eval_env:
+        undo.callback(evaluation.close)
+    return made, evaluation
 
 
 def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
@@ -76,7 +99,7 @@ def evaluation_env(eval_env: VecEnv | Factory | None, env: VecEnv | Factory, con
     source = env if eval_env is None and is_factory(env) else eval_env
     if is_factory(source):
         return _of_factory(source, config.eval_episodes, 0, config.seed + HELD_OUT)
-    return None if source is None else training_env(source, replace(config, num_envs=None))
+    return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=0))
 
 
 def _of_factory(factory: Factory, num_envs: int, num_workers: int, seed: int) -> VecEnv:

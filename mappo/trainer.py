@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,11 +29,10 @@ from mappo.parts import (
     checked_env_spec,
     checked_groups,
     env_name,
-    evaluation_env,
+    make_envs,
     make_updater,
     rates,
     target_settings,
-    training_env,
     warn_about,
 )
 from mappo.policy import Policy
@@ -60,10 +60,23 @@ class Trainer:
         run: RunFolder | None = None,
     ) -> None:
         """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults."""
-        self.config = config = checked_config(config, env)
-        self.eval_env = evaluation_env(eval_env, env, config)
-        self.env = env = training_env(env, config)
-        self.callbacks = tuple(callbacks)
+        self.config = checked_config(config, env)
+        self.callbacks, self.given_loggers, self.loggers = tuple(callbacks), loggers, list[Logger]()
+        with ExitStack() as undo:  # what fails leaves no processes behind
+            self.env, self.eval_env = make_envs(env, eval_env, self.config, undo)
+            self._build(self.env, self.config)
+            self.run = run or RunFolder.new(self.config, env_name(self.env))
+            undo.pop_all()
+        self.iteration = self.env_steps = 0
+        self.best_score, self.best_iteration = -math.inf, -1
+        self.elapsed_s = 0.0
+        self.history: list[Row] = []
+        self.notes: list[str] = []
+        self._stop_requested = self._run_is_open = self._endless = False
+        self._clock = 0.0
+
+    def _build(self, env: VecEnv, config: TrainConfig) -> None:
+        """Networks, buffer and update that fit the env."""
         self.spec, self.env_spec = EnvSpec.of(env), checked_env_spec(env)
         if self.eval_env is not None and (lines := self.spec.differences(EnvSpec.of(self.eval_env))):
             raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
@@ -91,15 +104,6 @@ class Trainer:
         widths = buffer_widths(self.spec, self.policy, self.critic)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
-        self.run = run or RunFolder.new(config, env_name(env))
-        self.given_loggers, self.loggers = loggers, list[Logger]()
-        self.iteration = self.env_steps = 0
-        self.best_score, self.best_iteration = -math.inf, -1
-        self.elapsed_s = 0.0
-        self.history: list[Row] = []
-        self.notes: list[str] = []
-        self._stop_requested = self._run_is_open = self._endless = False
-        self._clock = 0.0
 
     def train(self) -> list[Row]:
         """Run the iterations that are left, up to `stop_after`; returns `history`."""
@@ -304,22 +308,17 @@ class Trainer:
         with unpacking(path):
             stored, run_dir = TrainConfig.from_dict(content["config"]), content["run_dir"]
         config = checked_config(stored.resumed(overrides), env)
-        eval_env, env = evaluation_env(eval_env, env, config), training_env(env, config)
-        with unpacking(path):
-            check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
-        run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
-        run = run or RunFolder.new(replace(config, experiment_name=None), env_name(env))
-        trainer = cls(env, config, eval_env, callbacks, loggers, run)
-        trainer.notes += run.resume_notes(Path(path), run_dir)
-        if config.iterations != stored.iterations and "linear" in (
-            config.lr_schedule,
-            config.ent_schedule,
-            config.clip_schedule,
-        ):
-            total = f"--iterations {stored.iterations} -> {config.iterations}"
-            trainer.notes.append(f"{total}: the schedule is stretched to the new total")
-        with unpacking(path):
-            trainer.load_state_dict(content)
+        with ExitStack() as undo:
+            env, eval_env = make_envs(env, eval_env, config, undo)
+            with unpacking(path):
+                check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
+            run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
+            run = run or RunFolder.new(replace(config, experiment_name=None), env_name(env))
+            trainer = cls(env, config, eval_env, callbacks, loggers, run)
+            with unpacking(path):
+                trainer.load_state_dict(content)
+            undo.pop_all()
+        trainer.notes[:0] = [*run.resume_notes(Path(path), run_dir), *config.stretch_notes(stored)]
         if not (run.checkpoints / "best.pt").exists():  # of another folder: the next evaluation is the best in this
             trainer.best_score, trainer.best_iteration = -math.inf, -1
         return trainer

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from mappo.adapters.parallel_layout import ParallelLayout, without_guards
-from mappo.adapters.unflatten import MASK_KEY, flatten_mask
+from mappo.adapters.unflatten import MASK_KEY
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -224,25 +224,9 @@ class ParallelBatch:
             now.state[copy] = self.layout.read_state(env)
 
     def _read_mask(self, copy: int, i: int, obs: Any, info: Mapping[str, Any] | None) -> None:
-        layout = self.layout
-        columns = layout.mask_columns_of[i]
-        if not len(columns):
-            return
-        if layout.flatteners[i].has_mask:
-            if MASK_KEY not in obs:
-                raise ValueError(f"observation of {layout.agents[i]}: {MASK_KEY} is missing; got {list(obs)}")
-            raw = obs[MASK_KEY]
-        elif info and MASK_KEY in info:
-            raw = info[MASK_KEY]
-        else:
-            return
-        mask = flatten_mask(layout.action_spaces[i], raw)
-        if mask.shape != columns.shape:
-            raise ValueError(
-                f"{MASK_KEY} of {layout.agents[i]} must have {len(columns)} entries, one for each choice of "
-                f"{layout.action_spaces[i]}; got {mask.size}"
-            )
-        self.arrays.action_mask[copy, i, columns] = mask
+        mask = self.layout.read_mask(i, obs, info)
+        if mask is not None:
+            self.arrays.action_mask[copy, i, self.layout.mask_columns_of[i]] = mask
 
     def _read_rewards(self, copy: int, rewards: Mapping[Any, Any]) -> None:
         row: list[Any] = [0.0] * len(self._positions)

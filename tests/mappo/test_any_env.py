@@ -1,5 +1,6 @@
 """The trainer on PettingZoo environments: factories, presets, episodes without end, resume."""
 
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_what_is_no_factory_is_refused_with_the_remedy() -> None:
         Trainer(TargetEnv(16), TrainConfig(num_envs=4))
     with pytest.raises(ValueError, match=r"--num-workers=3 must divide --num-envs=4"):
         Trainer(ToyParallelEnv, TrainConfig(num_envs=4, num_workers=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_minibatches": 7}, r"--num-minibatches 7 must divide"),
+        ({"device": "banana"}, r"--device banana"),
+        ({"policy_map": {"one": "a"}}, r"--policy-map must name each of the agents"),
+        ({"wandb": True}, r"--wandb needs the package wandb"),
+    ],
+)
+def test_what_fails_leaves_no_process_behind(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    before = multiprocessing.active_children()
+    with pytest.raises(ValueError, match=message):
+        trainer_of(tmp_path, ToyParallelEnv, num_workers=2, **settings)
+    assert multiprocessing.active_children() == before
 
 
 def test_a_class_and_a_function_are_factories_and_a_vec_env_is_none() -> None:
