@@ -141,7 +141,8 @@ class TrainConfig:
     runs_dir: str = "runs"
     """Folder that holds the run folders."""
     seed: int = 42
-    """Seed of the weights, the sampled actions and the minibatches; the env has a seed of its own."""
+    """Seed of weights, sampled actions, minibatches and the environment made for the run; evaluation episodes have
+    seeds of their own. An env made in Python has the seed that it was given."""
     device: str = "auto"
     """Where the networks live, such as `cpu` or `cuda:0`; auto: the env's device."""
     tensorboard: bool = True

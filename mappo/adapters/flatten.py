@@ -58,6 +58,8 @@ class _BoxLeaf(_Leaf):
 
     def write(self, value: Any, out: Array) -> None:
         array = self.shaped(value, self.shape)
+        if array.dtype.kind == "c":
+            raise ValueError(f"{self.where} must hold real numbers; got {value!r}")
         try:
             out[:] = array if array.ndim == 1 else array.ravel()
         except (TypeError, ValueError) as error:
@@ -171,8 +173,13 @@ class ObservationFlattener:
             raise ValueError(f"observation of {self.agent}: {error}") from error
 
     def is_slight(self, row: Array) -> bool:
-        """Whether what is outside in row (width,) leaves its space by at most 1 % of its width, as known envs do."""
-        slack = _SLIGHT * (self.space.high.astype(np.float64) - self.space.low)
+        """Whether what is outside in row (width,) leaves its space by at most 1 %, as known envs do.
+
+        1 % of the space's width; where that is infinite, of the finite bound, or of 1 if that is larger.
+        """
+        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        bound = np.where(np.isfinite(low), np.abs(low), np.where(np.isfinite(high), np.abs(high), 0.0))
+        slack = _SLIGHT * np.where(np.isfinite(high - low), high - low, np.maximum(1.0, bound))
         return bool((np.isfinite(row) & (row >= self.low - slack) & (row <= self.high + slack)).all())
 
     def fault(self, row: Array) -> str:
@@ -211,8 +218,9 @@ def _leaves(space: Space, path: tuple[Any, ...], encoder: Encoder | None) -> lis
     if isinstance(space, spaces.Box) and is_image(space.shape, space.dtype):
         if encoder is None:
             raise ValueError(
-                f"{where} is an image, {space}; the networks take vectors. Give encoder=, a fixed function "
-                "(image) -> 1-D float array such as a downsampling or a frozen network, or wrap the env"
+                f"{where} is an image, {space}; the networks take vectors. Give encoder=f, as in "
+                "PettingZooVecEnv(factory, encoder=f), where f is a fixed function (image) -> 1-D float array such as "
+                "a downsampling or a frozen network, or wrap the env"
             )
         return [_EncodedLeaf(path, space, encoder)]
     if isinstance(space, spaces.Box | spaces.MultiBinary):

@@ -16,6 +16,12 @@ from mappo.adapters.unflatten import MASK_KEY
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_FIVE_DICTS = (dict,) * 5
+
+
+class OutsideSpaceWarning(UserWarning):
+    """An observation lies so slightly outside its space that it is let pass; given once for each vectorised env."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchArrays:
@@ -89,6 +95,7 @@ class ParallelBatch:
         self._obs_rows, self._final_rows = self._rows(self.arrays.obs), self._rows(self.arrays.final_obs)
         sizes = np.asarray(layout.choices, np.int64)
         self._slots = np.cumsum(sizes) - sizes  # first mask column of each choice
+        self._raw_rewards: list[Mapping[Any, Any]] = [{} for _ in copies]  # as the env gave them, for errors
         self._has_warned = False
         self.envs: list[Any] = []
         self._seen: list[dict[Any, Any]] = [{} for _ in copies]
@@ -124,7 +131,8 @@ class ParallelBatch:
         if not np.isfinite(now.rewards).all():
             copy, i = np.argwhere(~np.isfinite(now.rewards))[0].tolist()
             raise ValueError(
-                f"reward of {layout.agents[i]} must be finite; got {now.rewards[copy, i]} in copy {self._copies[copy]}"
+                f"reward of {layout.agents[i]} must be finite; got {self._raw_rewards[copy][layout.ids[i]]} in copy "
+                f"{self._copies[copy]}"
             )
         np.copyto(now.obs, now.final_obs)
         np.copyto(now.state, now.final_state)
@@ -149,7 +157,7 @@ class ParallelBatch:
         """`call(copy, ...)`; an error keeps its traceback and tells where it happened."""
         try:
             return call(copy, *arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             error.add_note(f"This happened in copy {self._copies[copy]}, in its episode {self._episodes[copy]}.")
             raise
 
@@ -157,7 +165,13 @@ class ParallelBatch:
         """Step one copy into final_obs, final_state, rewards, flags, alive and mask; True if its episode is over."""
         env, now, acted = self.envs[copy], self.arrays, self._living[copy]
         actions = {agent: decoded[agent][copy] for agent in env.agents}
-        obs, rewards, terminations, truncations, infos = env.step(actions)
+        result = env.step(actions)
+        if not ((type(result) is tuple and tuple(map(type, result)) == _FIVE_DICTS) or _are_mappings(result, 5)):
+            raise ValueError(
+                "step() must return (observations, rewards, terminations, truncations, infos), dicts by agent; got "
+                f"{_kinds(result)} (copy {self._copies[copy]})"
+            )
+        obs, rewards, terminations, truncations, infos = result
         present, living, found = set(env.agents), set(), 0
         for agent, i in self._positions.items():
             here, has_acted = agent in present, agent in acted
@@ -173,8 +187,7 @@ class ParallelBatch:
                 now.terminated[copy, i] = terminated or not truncated
                 now.truncated[copy, i] = truncated
             if agent in obs and (alive or has_acted):
-                self._writers[i](obs[agent], self._final_rows[copy][i])
-                self._written[copy, i] = True
+                self._read_obs(copy, i, obs[agent], self._final_rows[copy][i])
             elif alive or (truncated and has_acted):
                 raise ValueError(f"step() gave no observation for {agent}, which is alive or was cut by a limit")
             if alive:
@@ -201,8 +214,8 @@ class ParallelBatch:
     def _reset_copy(self, copy: int) -> None:
         env, now = self.envs[copy], self.arrays
         result = env.reset(seed=episode_seed(self._seed, self._copies[copy], self._episodes[copy]))
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise ValueError(f"reset() must return (observations, infos); got {type(result).__name__}")
+        if not _are_mappings(result, 2):
+            raise ValueError(f"reset() must return (observations, infos), dicts by agent; got {_kinds(result)}")
         obs, infos = result
         self.layout.check(env, self._seen[copy])
         now.obs[copy], now.alive[copy], self._written[copy] = 0.0, False, False
@@ -214,8 +227,8 @@ class ParallelBatch:
             i = self._positions[agent]
             if agent not in obs:
                 raise ValueError(f"reset() gave no observation for {agent}")
-            self._writers[i](obs[agent], self._obs_rows[copy][i])
-            self._written[copy, i] = now.alive[copy, i] = True
+            self._read_obs(copy, i, obs[agent], self._obs_rows[copy][i])
+            now.alive[copy, i] = True
             self._read_mask(copy, i, obs[agent], infos.get(agent))
         if not living:
             raise ValueError("reset() began an episode in which env.agents is empty")
@@ -223,12 +236,24 @@ class ParallelBatch:
         if self.layout.state_shape is not None:
             now.state[copy] = self.layout.read_state(env)
 
+    def _read_obs(self, copy: int, i: int, raw: Any, row: Array) -> None:
+        """Write the observation of agent number `i` into `row` (O of the agent,)."""
+        try:
+            self._writers[i](raw, row)
+        except ValueError as error:
+            raise self._in_copy(copy, error) from error
+        self._written[copy, i] = True
+
     def _read_mask(self, copy: int, i: int, obs: Any, info: Mapping[str, Any] | None) -> None:
-        mask = self.layout.read_mask(i, obs, info)
+        try:
+            mask = self.layout.read_mask(i, obs, info)
+        except ValueError as error:
+            raise self._in_copy(copy, error) from error
         if mask is not None:
             self.arrays.action_mask[copy, i, self.layout.mask_columns_of[i]] = mask
 
     def _read_rewards(self, copy: int, rewards: Mapping[Any, Any]) -> None:
+        self._raw_rewards[copy] = rewards
         row: list[Any] = [0.0] * len(self._positions)
         try:
             for agent, reward in rewards.items():
@@ -252,7 +277,8 @@ class ParallelBatch:
                     if not flattener.is_slight(row):
                         raise ValueError(fault)
                     if not self._has_warned:
-                        warnings.warn(f"{fault}: so little is let pass, here and from now on", stacklevel=2)
+                        text = f"{fault}: so little is let pass, here and from now on"
+                        warnings.warn(text, OutsideSpaceWarning, stacklevel=2)
                     self._has_warned = True
         if not np.isfinite(state).all():
             for copy, column in np.argwhere(~np.isfinite(state)).tolist():
@@ -276,6 +302,9 @@ class ParallelBatch:
                 f"{self._copies[copy]}; a living agent needs at least one"
             )
 
+    def _in_copy(self, copy: int, error: ValueError) -> ValueError:
+        return ValueError(f"{error} (copy {self._copies[copy]})")
+
     def _unknown(self, agents: Any) -> str:
         strangers = [agent for agent in agents if agent not in self._positions]
         return f"the env names {strangers}, which possible_agents {list(self.layout.ids)} does not list"
@@ -284,3 +313,15 @@ class ParallelBatch:
         """Views of obs (k, A, O) by copy and agent, each (own width,)."""
         widths = [flattener.width for flattener in self.layout.flatteners]
         return [[obs[copy, i, :width] for i, width in enumerate(widths)] for copy in range(len(obs))]
+
+
+def _are_mappings(result: Any, number: int) -> bool:
+    return isinstance(result, tuple | list) and len(result) == number and all(isinstance(p, Mapping) for p in result)
+
+
+def _kinds(result: Any) -> str:
+    """What `result` is made of, for an error message."""
+    kind = type(result).__name__
+    if not isinstance(result, tuple | list):
+        return kind
+    return f"a {kind} of {len(result)}: {', '.join(type(part).__name__ for part in result)}"

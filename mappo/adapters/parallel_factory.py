@@ -34,15 +34,23 @@ class ParallelFactory:
         """A new ParallelEnv.
 
         Raises:
-            ValueError: `parallel_env` does not take these keyword arguments.
+            ValueError: `parallel_env` does not take these keyword arguments, or raises anything when given them.
         """
-        make = _maker(self.text, _imported(self.module))
+        module = _imported(self.module)
+        make = _maker(self.text, module)
+        given = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
         try:
             return make(**self.kwargs)
         except TypeError as error:
-            given = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items()) or "no arguments"
             raise ValueError(
-                f"--env {self.text}: {self.module}.parallel_env does not take {given}: {error}{_signature(make)}"
+                f"--env {self.text}: {self.module}.parallel_env does not take {given or 'no arguments'}: {error}"
+                f"{_signature(make, module)}"
+            ) from error
+        except Exception as error:
+            if not self.kwargs:  # not the user's values: the env's own error, as it is
+                raise
+            raise ValueError(
+                f"--env {self.text}: {self.module}.parallel_env({given}) failed: {type(error).__name__}: {error}"
             ) from error
 
 
@@ -131,8 +139,15 @@ def _maker(text: str, module: ModuleType) -> Callable[..., Any]:
     raise ValueError(f"--env {text}: {path} must define parallel_env(**kwargs), which returns a ParallelEnv")
 
 
-def _signature(make: Callable[..., Any]) -> str:
+def _signature(make: Callable[..., Any], module: ModuleType) -> str:
+    """What can be given, for an error message; PettingZoo's own `parallel_env(**kwargs)` hands it to `raw_env`."""
+    raw = getattr(module, "raw_env", None)
     try:
-        return f"; it is parallel_env{inspect.signature(make)}"
+        signature = inspect.signature(make)
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        if kinds != [inspect.Parameter.VAR_KEYWORD] or not callable(raw):
+            return f"; it is parallel_env{signature}"
+        signature = inspect.signature(raw).replace(return_annotation=inspect.Signature.empty)
+        return f"; the arguments are those of raw_env{signature}"
     except (TypeError, ValueError):  # made in C
         return ""

@@ -5,6 +5,7 @@ one env of a user -> `ParallelLayout` -> `ParallelPolicy`.
 Dims: A agents, O own-observation width, S state width, U action columns, K action-mask columns.
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +49,7 @@ class ParallelLayout:
             encoder: see `ObservationFlattener`.
 
         Raises:
-            ValueError: no ParallelEnv, no agents, or a space that is not supported.
+            ValueError: no ParallelEnv, no agents, a space that is not supported, or a `reset` that takes no seed.
         """
         self.encoder = encoder
         self._env = None if seed is None else env
@@ -59,6 +60,7 @@ class ParallelLayout:
         self.action_spaces = [_space(env, "action", agent) for agent in self.ids]
         self._lay_out()
         if seed is not None:
+            _check_reset(env)
             env.reset(seed=seed)
         self.state_shape = shape = None if seed is None else _state_shape(env)
         self.state_dim = sum(f.width for f in self.flatteners) if shape is None else int(np.prod(shape))
@@ -82,7 +84,13 @@ class ParallelLayout:
     def _lay_out(self) -> None:
         named = list(zip(self.agents, self.observation_spaces, self.action_spaces, strict=True))
         self.flatteners = [ObservationFlattener(name, space, self.encoder) for name, space, _ in named]
-        spec = ActionSpec.of([action_heads(name, space) for name, _, space in named])
+        heads = [action_heads(name, space) for name, _, space in named]
+        for (name, _, space), own in zip(named, heads, strict=True):
+            if not own:
+                raise ValueError(
+                    f"action space of {name} has no entries; got {space}. An agent that never acts takes a Discrete(1)"
+                )
+        spec = ActionSpec.of(heads)
         self.decoders = [ActionDecoder(name, space, spec.columns_of(i)) for i, (name, _, space) in enumerate(named)]
         self.columns, self.mask_columns = spec.columns, spec.mask_columns
         self.mask_columns_of = [np.asarray(spec.mask_columns_of(i), np.int64) for i in range(len(named))]
@@ -113,7 +121,8 @@ class ParallelLayout:
 
         Args:
             env: whose agents and spaces are compared.
-            seen: its spaces that were equal before, empty at first; the same object is not compared again.
+            seen: its spaces that were equal before, empty at first; the same object is not compared again, which
+                would cost as much as several steps, so bounds that are changed in place go unseen.
 
         Raises:
             ValueError: its agents or spaces are not those of the first env.
@@ -145,7 +154,7 @@ class ParallelLayout:
         """What agent number `i` may choose, (own choices,) bool, from its observation or info; None: anything.
 
         Raises:
-            ValueError: the mask is missing where the space promises one, or has a wrong size.
+            ValueError: the mask is missing where the space promises one, has a wrong size or holds NaN.
         """
         columns = self.mask_columns_of[i]
         if not len(columns):
@@ -158,7 +167,10 @@ class ParallelLayout:
             raw = info[MASK_KEY]
         else:
             return None
-        mask = flatten_mask(self.action_spaces[i], raw)
+        try:
+            mask = flatten_mask(self.action_spaces[i], raw)
+        except ValueError as error:
+            raise ValueError(f"agent {self.agents[i]}: {error}") from error
         if mask.shape != columns.shape:
             raise ValueError(
                 f"{MASK_KEY} of {self.agents[i]} must have {len(columns)} entries, one for each choice of "
@@ -245,8 +257,22 @@ def _space(env: Any, kind: str, agent: Any) -> Space:
     return space
 
 
+def _check_reset(env: Any) -> None:
+    try:
+        signature = inspect.signature(env.reset)
+    except (TypeError, ValueError):  # made in C
+        return
+    try:
+        signature.bind(seed=0)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(env).__name__} must have reset(seed=None, options=None), whose seed repeats an episode; "
+            f"got reset{signature}"
+        ) from error
+
+
 def _state_shape(env: Any) -> tuple[int, ...] | None:
-    """Shape of `state()`; None if the env has none, or one that is an image."""
+    """Shape of `state()`; None if the env has none, or one that is empty or an image."""
     # ParallelEnv's own state() only says that there is none, and needs `metadata` for that.
     if not callable(getattr(env, "state", None)) or getattr(type(env), "state", None) is ParallelEnv.state:
         return None
@@ -256,4 +282,4 @@ def _state_shape(env: Any) -> tuple[int, ...] | None:
         return None
     if state.dtype.kind not in "fiub":
         raise ValueError(f"state() must return an array of numbers; got {state.dtype}")
-    return None if is_image(state.shape, state.dtype) else state.shape
+    return None if not state.size or is_image(state.shape, state.dtype) else state.shape

@@ -28,8 +28,8 @@ class PettingZooVecEnv:
 
     Agents are the env's `possible_agents`; those that have died or not yet appeared are not `alive`, and their rows
     hold zeros; what an agent saw last stands in `final_obs` of the step in which it ended. The state is what `state()`
-    returns, flat; where the env has none, or one that is an image, the flat observations of all agents side by side.
-    Rewards are counted for whoever the env gives them to, dead agents too.
+    returns, flat; where the env has none, or one that is empty or an image, the flat observations of all agents side by
+    side. Rewards are counted for whoever the env gives them to, dead agents too.
     An episode is over when no agent is left or all are flagged. `reset` always begins with the same episodes, so that
     every evaluation meets the same ones. Actions lie within the agents' spaces, so PettingZoo's own guards against
     others are taken off.
@@ -70,17 +70,10 @@ class PettingZooVecEnv:
         self.device = torch.device("cpu")
         first, factory = own_envs(factory)
         layout = ParallelLayout(first, seed=episode_seed(seed, num_envs, 0), encoder=encoder)
-        self.agents: list[str] = layout.agents
-        flat = [flattener.space for flattener in layout.flatteners]
-        self.observation_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, flat, strict=True))
-        self.action_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, layout.action_spaces, strict=True))
-        self.state_dim = layout.state_dim
-        self.obs_names, self.state_names = layout.obs_names, layout.state_names
-        self.name = layout.name
+        self._describe(layout)
         text = spec if spec is not None else getattr(factory, "text", None)
         numbers = {"num_envs": num_envs, "num_workers": num_workers, "seed": seed}
         self.spec: dict[str, Any] = numbers if text is None else {"env": text, **numbers}
-        self._action_shape = (num_envs, len(self.agents), layout.columns)
         self._first = np.zeros(num_envs, np.int64)  # (B,) the episodes that `reset` begins
         self._episode, self._length = self._first.copy(), self._first.copy()  # (B,) running episode, steps so far
         self._arrays: BatchArrays | None = None
@@ -91,6 +84,17 @@ class PettingZooVecEnv:
             else ParallelBatch(factory, layout, copies=range(num_envs), seed=seed)
         )
         layout.close()
+
+    def _describe(self, layout: ParallelLayout) -> None:
+        """Name, agents, spaces and widths."""
+        self.name = layout.name
+        self.agents: list[str] = layout.agents
+        flat = [flattener.space for flattener in layout.flatteners]
+        self.observation_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, flat, strict=True))
+        self.action_spaces: dict[str, gymnasium.Space[Any]] = dict(zip(self.agents, layout.action_spaces, strict=True))
+        self.state_dim = layout.state_dim
+        self.obs_names, self.state_names = layout.obs_names, layout.state_names
+        self._action_shape = (self.num_envs, len(self.agents), layout.columns)
 
     def reset(self) -> tuple[Tensor, Tensor]:
         """Begin the first episode in every copy; returns obs (B, A, O) and state (B, S)."""
@@ -170,7 +174,15 @@ def _check_sizes(num_envs: int, num_workers: int, seed: int) -> None:
     if num_workers < 0:
         raise ValueError(f"--num-workers must be at least 0; got {num_workers}")
     if num_workers and num_envs % num_workers:
-        raise ValueError(f"--num-workers={num_workers} must divide --num-envs={num_envs}")
+        fewer = next(n for n in range(num_workers, 0, -1) if num_envs % n == 0)
+        more = next((n for n in range(num_workers, num_envs + 1) if num_envs % n == 0), fewer)
+        workers = f"{fewer} or {more}" if more > fewer else f"{fewer}"
+        below = num_envs - num_envs % num_workers
+        copies = " or ".join(str(n) for n in (below, below + num_workers) if n)
+        raise ValueError(
+            f"--num-workers {num_workers} must divide --num-envs {num_envs}; "
+            f"give --num-workers {workers}, or --num-envs {copies}"
+        )
     if seed < 0:
         raise ValueError(f"--seed must be at least 0; got {seed}")
 

@@ -89,7 +89,7 @@ def flatten_mask(space: Space, mask: Any) -> Array:
     space is; parts without choices may be left out or None.
 
     Raises:
-        ValueError: a part is missing.
+        ValueError: a part is missing, or an entry is no number.
     """
     parts = list(_mask_parts(space, mask))
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
@@ -105,8 +105,21 @@ def _mask_parts(space: Space, mask: Any) -> list[Array]:
         if isinstance(space, spaces.Tuple) and len(mask) == len(space.spaces) and not all(map(np.isscalar, mask)):
             pairs = list(zip(space.spaces, mask, strict=True))
             return [piece for part, value in pairs if _has_choices(part) for piece in _mask_parts(part, value)]
-        return [np.ravel(piece) != 0 for piece in mask if piece is not None] or [np.zeros(0, np.bool_)]
-    return [np.ravel(mask) != 0]
+        return [_allowed(piece) for piece in mask if piece is not None] or [np.zeros(0, np.bool_)]
+    return [_allowed(mask)]
+
+
+def _allowed(mask: Any) -> Array:
+    """One part's mask as flat bools."""
+    flat = np.ravel(mask)
+    if flat.dtype.kind not in "biu":
+        try:
+            known = flat.dtype.kind in "Of" and not np.isnan(flat.astype(np.float64)).any()
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(f"{MASK_KEY} must hold 0 or 1 for each choice; got {mask!r}")
+    return flat != 0
 
 
 def _has_choices(space: Space) -> bool:

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -24,7 +25,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from mappo.adapters.parallel_batch import BatchArrays, ParallelBatch
+from mappo.adapters.parallel_batch import BatchArrays, OutsideSpaceWarning, ParallelBatch
 from mappo.adapters.parallel_layout import ParallelLayout
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -65,6 +66,7 @@ class BatchEnv(gymnasium.Env[Any, Array]):
         """Cheap: AsyncVectorEnv makes one in the parent process too, only to read the spaces."""
         self._plan = plan
         self._batch: ParallelBatch | None = None
+        self._warned: set[str] = set()
         layout, copies = plan.layout, len(plan.copies)
         self._arrays = BatchArrays.zeros(layout, copies)
         self.action_space = spaces.Box(-np.inf, np.inf, (copies, len(layout.agents), layout.columns), np.float32)
@@ -99,18 +101,26 @@ class BatchEnv(gymnasium.Env[Any, Array]):
         return self._batch
 
     def _told(self, call: Callable[[], BatchArrays]) -> tuple[dict[str, Array], dict[str, Any]]:
-        """What `call` returns, and an info dict that holds its error, if any."""
+        """What `call` returns, and an info dict that holds its error and its new warnings, if any."""
         info: dict[str, Any] = {}
-        try:
-            self._arrays = call()
-        except (Exception, SystemExit) as error:  # noqa: BLE001, raised again in the parent process
-            info = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-            info["invalid"] = isinstance(error, ValueError)
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                self._arrays = call()
+            except (Exception, SystemExit) as error:  # noqa: BLE001, raised again in the parent process
+                info = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+                info["invalid"] = isinstance(error, ValueError)
+        if caught:
+            told = [_told_warning(warning) for warning in caught]
+            if new := [(key, text) for key, text in told if key not in self._warned]:
+                info["warnings"] = new
+                self._warned.update(key for key, _ in new)
         return {name: _plain(array) for name, array in _filled(self._arrays).items()}, info
 
 
 class Workers:
     """W processes that step B copies between them, equally many each. Same calls as `ParallelBatch`.
+
+    What they warn of becomes a warning here, each text once.
 
     Processes are forked from a server that has no threads, never from this process: a fork would copy the locks of
     torch's threads as they stand. The server imports this module once, so that each worker starts at once. Workers end
@@ -134,7 +144,7 @@ class Workers:
             pickled = [_Pickled(cloudpickle.dumps(plan)) for plan in self._plans]
         except Exception as error:
             raise ValueError(
-                f"--num-workers={num_workers}: the env's factory or encoder cannot be sent to another process "
+                f"--num-workers {num_workers}: the env's factory or encoder cannot be sent to another process "
                 f"({type(error).__name__}: {error}); make the env inside the factory, or use --num-workers 0"
             ) from error
         try:
@@ -142,9 +152,10 @@ class Workers:
                 self._processes = _Processes(pickled)
         except (EOFError, OSError) as error:
             raise RuntimeError(
-                f"--num-workers={num_workers}: a worker process ended while it started; its own message is on stderr"
+                f"--num-workers {num_workers}: a worker process ended while it started; its own message is on stderr"
             ) from error
         self._busy = False
+        self._warned: set[str] = set()
         shared = {name: _shared(array) for name, array in self._processes.observations.items()}
         self.arrays = replace(BatchArrays.zeros(layout, num_envs), **shared)
 
@@ -181,6 +192,10 @@ class Workers:
                 "runs out, -11 a crash in compiled code). All workers are closed"
             ) from error
         self._busy = False
+        for key, text in [warning for own in infos.get("warnings", ()) for warning in own or ()]:
+            if key not in self._warned:
+                self._warned.add(key)
+                warnings.warn(text, stacklevel=2)
         if "error" in infos:
             self.close()
             worker = int(np.argmax(infos["_error"]))
@@ -252,6 +267,15 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _told_warning(warning: warnings.WarningMessage) -> tuple[str, str]:
+    """What makes it the same as another, and its text."""
+    name, text = warning.category.__name__, str(warning.message)
+    if warning.category is OutsideSpaceWarning:  # the text has the copy and the value
+        return name, text
+    text = f"{name} in a worker: {text} ({warning.filename}:{warning.lineno})"
+    return text, text
 
 
 def _filled(arrays: BatchArrays) -> dict[str, Array]:

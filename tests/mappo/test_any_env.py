@@ -103,7 +103,7 @@ def test_what_is_no_factory_is_refused_with_the_remedy() -> None:
         Trainer(lambda: parallel_to_aec(ToyParallelEnv()))
     with pytest.raises(ValueError, match=r"--num-envs 4 must be that of the env, 16"):
         Trainer(TargetEnv(16), TrainConfig(num_envs=4))
-    with pytest.raises(ValueError, match=r"--num-workers=3 must divide --num-envs=4"):
+    with pytest.raises(ValueError, match=r"--num-workers 3 must divide --num-envs 4"):
         Trainer(ToyParallelEnv, TrainConfig(num_envs=4, num_workers=3))
 
 

@@ -120,9 +120,32 @@ def test_infinity_is_refused_in_an_unbounded_space_too() -> None:
     assert flattener.fault(floats([1e30])) == ""
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "value", "slight"),
+    [
+        (0, np.inf, -0.009, True),
+        (0, np.inf, -500, False),
+        (200, np.inf, 198.5, True),
+        (200, np.inf, 197, False),
+        (-np.inf, -200, -198.5, True),
+        (-np.inf, -200, -197, False),
+        (-1, 1, 1.015, True),
+        (-1, 1, 1.03, False),
+        (-1, 1, np.nan, False),
+    ],
+)
+def test_one_percent_outside_is_slight(low: float, high: float, value: float, slight: bool) -> None:
+    flattener = ObservationFlattener("ann", spaces.Box(low, high, (2,)))
+    row = floats([np.clip(0, low, high), value])
+    assert "entry obs[1]" in flattener.fault(row)
+    assert flattener.is_slight(row) is slight
+
+
 @pytest.mark.parametrize("box", [spaces.Box(0, 255, (8, 8), np.uint8), spaces.Box(0.0, 1.0, (4, 4, 3))])
 def test_images_are_refused_unless_there_is_an_encoder(box: spaces.Box) -> None:
-    with pytest.raises(ValueError, match=r"observation space of ann: eye is an image.*encoder="):
+    with pytest.raises(
+        ValueError, match=r"observation space of ann: eye is an image.*PettingZooVecEnv\(factory, encoder=f\)"
+    ):
         ObservationFlattener("ann", spaces.Dict({"eye": box}))
     space = spaces.Dict({"eye": box, "speed": spaces.Box(0, 1, (1,))})
     image = np.ones(box.shape, box.dtype)

@@ -1,6 +1,8 @@
 """What an env does wrong is an error that names the agent, the entry and the value."""
 
+import sys
 import threading
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,14 +55,22 @@ def add_stranger(env: BrokenEnv, results: Any) -> None:
     [
         (spoil_obs(np.nan), r"observation of two: entry obs\[1\] = nan is not finite \(copy 0\)"),
         (spoil_obs(1.5), r"observation of two: entry obs\[1\] = 1.5 is outside its space, \[-1, 1\] \(copy 0\)"),
-        (set_to(0, "one", np.zeros(2)), r"observation of one: .* must have shape \(3,\); got \(2,\)"),
+        (set_to(0, "one", np.zeros(2)), r"observation of one: .* must have shape \(3,\); got \(2,\) \(copy 0\)"),
+        (set_to(0, "one", np.zeros(3) + 1j), r"observation of one: .* must hold real numbers; got .* \(copy 0\)"),
         (set_to(0, "one", None), r"observation of one: .* must have shape \(3,\); got \(\)"),
         (set_to(1, "one", np.nan), "reward of one must be finite; got nan in copy 0"),
         (set_to(1, "two", -np.inf), "reward of two must be finite; got -inf in copy 0"),
-        (set_to(1, "two", None), "reward of two must be finite; got nan"),
+        (set_to(1, "two", None), "reward of two must be finite; got None in copy 0"),
         (set_to(1, "two", [1, 2]), "rewards must be one number for each agent"),
         (set_to(1, "three", 1.0), r"the env names \['three'\], which possible_agents \['one', 'two'\] does not list"),
         (add_stranger, r"the env names \['three'\], which possible_agents"),
+        (
+            lambda *_: ({}, {}, {}, {}),
+            r"step\(\) must return \(observations, .* got a tuple of 4: dict, dict, dict, dict",
+        ),
+        (lambda *_: ({}, {}, False, {}, {}), "got a tuple of 5: dict, dict, bool, dict, dict"),
+        (lambda _, results: (*results[:4], None), r"got a tuple of 5: .*, NoneType \(copy 0\)"),
+        (lambda *_: "over", r"dicts by agent; got str \(copy 0\)"),
         (drop(0, "one"), r"step\(\) gave no observation for one"),
         (drop(1, "one"), r"step\(\) gave no reward for one"),
     ],
@@ -68,6 +78,10 @@ def add_stranger(env: BrokenEnv, results: Any) -> None:
 def test_a_bad_step_is_refused(fault: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         play_broken(lambda: BrokenEnv(fault))
+
+
+def test_any_mapping_will_do() -> None:
+    play_broken(lambda: BrokenEnv(lambda _, results: [MappingProxyType(result) for result in results]))
 
 
 def test_an_agent_that_is_cut_needs_a_last_observation() -> None:
@@ -154,6 +168,15 @@ def test_a_mask_must_have_an_entry_for_each_choice() -> None:
         PettingZooVecEnv(Short, 1).reset()
 
 
+def test_a_mask_that_holds_nan_is_refused_and_names_the_agent() -> None:
+    class Nan(MaskedEnv):
+        def allowed(self) -> Any:
+            return np.array([1, 1, 1, np.nan])
+
+    with pytest.raises(ValueError, match=r"agent one: action_mask must hold 0 or 1 .* nan\]\) \(copy 0\)"):
+        PettingZooVecEnv(Nan, 1).reset()
+
+
 def test_an_observation_slightly_outside_its_space_is_warned_of_once() -> None:
     with pytest.warns(UserWarning, match=r"entry obs\[1\] = 1.015 is outside .* so little is let pass") as caught:
         play_broken(lambda: BrokenEnv(spoil_obs(1.015)))
@@ -215,7 +238,39 @@ def test_a_reset_of_the_old_interface_or_without_agents_is_refused() -> None:
         def after(self, time: int) -> list[str]:
             return []
 
-    with pytest.raises(ValueError, match=r"reset\(\) must return \(observations, infos\); got dict"):
-        PettingZooVecEnv(Old, 1).reset()
+    class NoInfos(ToyParallelEnv):
+        def reset(self, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset(seed)[0], None
+
+    for make, kinds in ((Old, "dict"), (NoInfos, "a tuple of 2: dict, NoneType")):
+        with pytest.raises(ValueError, match=rf"reset\(\) must return \(observations, infos\), .* got {kinds}"):
+            PettingZooVecEnv(make, 1).reset()
     with pytest.raises(ValueError, match=r"env\.agents is empty"):
         PettingZooVecEnv(Empty, 1).reset()
+
+
+def test_a_reset_without_seed_is_refused() -> None:
+    class Seedless(ToyParallelEnv):
+        def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return super().reset()
+
+    with pytest.raises(ValueError, match=r"Seedless must have reset\(seed=None, options=None\).* got reset\(\)"):
+        PettingZooVecEnv(Seedless)
+
+
+def test_an_agent_needs_an_action() -> None:
+    class Idle(ToyParallelEnv):
+        def action_space(self, agent: str) -> Any:
+            return spaces.Box(-1, 1, (0,)) if agent == "two" else spaces.Discrete(4)
+
+    with pytest.raises(ValueError, match=r"action space of two has no entries; got Box"):
+        PettingZooVecEnv(Idle)
+
+
+def test_an_env_that_exits_is_let_go() -> None:
+    def leave(env: BrokenEnv, results: Any) -> None:
+        sys.exit(4)
+
+    with pytest.raises(SystemExit) as error:
+        play_broken(lambda: BrokenEnv(leave))
+    assert error.value.__notes__ == ["This happened in copy 0, in its episode 0."]

@@ -92,6 +92,16 @@ def test_the_state_is_that_of_the_env_or_else_the_observations_side_by_side() ->
         assert torch.equal(step.final_state, step.final_obs.flatten(1))
 
 
+def test_an_empty_state_counts_as_none() -> None:
+    class Stateless(ToyParallelEnv):
+        def state(self) -> Any:
+            return np.zeros(0)
+
+    env = PettingZooVecEnv(Stateless, 1)
+    obs, state = env.reset()
+    assert torch.equal(state, obs.flatten(1))
+
+
 def test_a_limit_is_truncation_and_the_next_episode_begins_in_the_same_step() -> None:
     env = PettingZooVecEnv(ToyParallelEnv, 2)
     steps = play(env, 10)
@@ -276,7 +286,11 @@ def test_calls_in_the_wrong_order_or_shape_are_refused() -> None:
     [
         ({"num_envs": 0}, "--num-envs must be at least 1; got 0"),
         ({"num_workers": -1}, "--num-workers must be at least 0; got -1"),
-        ({"num_envs": 8, "num_workers": 3}, "--num-workers=3 must divide --num-envs=8"),
+        (
+            {"num_envs": 8, "num_workers": 3},
+            "--num-workers 3 must divide --num-envs 8; give --num-workers 2 or 4, or --num-envs 6 or 9",
+        ),
+        ({"num_envs": 4, "num_workers": 5}, "give --num-workers 4, or --num-envs 5"),
         ({"seed": -1}, "--seed must be at least 0; got -1"),
     ],
 )

@@ -114,3 +114,9 @@ def test_a_mask_that_misses_a_part_is_refused() -> None:
     space = spaces.Dict({"a": spaces.Discrete(2), "c": spaces.Discrete(1)})
     with pytest.raises(ValueError, match="action_mask must hold 'c'"):
         flatten_mask(space, {"a": [1, 0]})
+
+
+@pytest.mark.parametrize("mask", [np.array([1.0, np.nan]), [np.nan, 1.0], np.array([True, None]), ["a", "b"], [1j, 0]])
+def test_a_mask_must_hold_numbers(mask: Any) -> None:
+    with pytest.raises(ValueError, match="action_mask must hold 0 or 1 for each choice; got"):
+        flatten_mask(spaces.Discrete(2), mask)

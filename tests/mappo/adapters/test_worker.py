@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,27 @@ def test_a_worker_that_dies_is_reported_and_the_others_end() -> None:
         play(env, 5)
 
 
+def test_warnings_of_workers_are_given_here_each_text_once(capfd: pytest.CaptureFixture[str]) -> None:
+    class Warns(ToyParallelEnv):
+        def observe(self, agent: str) -> Any:
+            warnings.warn("the oracle is tired", RuntimeWarning, stacklevel=1)
+            return super().observe(agent) * 0 + 1.015 * (self.time > 2)
+
+    with warnings.catch_warnings():  # looked at before, in this process
+        warnings.simplefilter("ignore")
+        env = PettingZooVecEnv(Warns, 4, num_workers=2)
+    with pytest.warns(UserWarning, match="tired|so little") as caught:
+        play(env, 8)
+    env.close()
+    tired, outside = (str(warning.message) for warning in caught)
+    assert "RuntimeWarning in a worker: the oracle is tired (" in tired
+    assert "entry obs[0] = 1.015 is outside its space, [-1, 1] (copy 0): so little is let pass" in outside
+    assert capfd.readouterr().err == ""
+
+
 def test_what_cannot_be_pickled_is_refused() -> None:
     lock = threading.Lock()
-    with pytest.raises(ValueError, match="--num-workers=1: the env's factory or encoder cannot be sent"):
+    with pytest.raises(ValueError, match="--num-workers 1: the env's factory or encoder cannot be sent"):
         PettingZooVecEnv(lambda: (lock, ToyParallelEnv())[1], 1, num_workers=1)
 
 
