@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import tyro
 
@@ -25,6 +25,7 @@ SEED_OR_TIME = re.compile(r"[-_. ]+(s|seed)?[-_. \d]*$")  # what the names of se
 IN_EVERY_SEED = ("seed", "device", "experiment_name", "runs_dir", "checkpoint_dir", "checkpoint_freq", "stop_after")
 IN_EVERY_SEED += ("num_workers", "tensorboard", "wandb", "wandb_project", "wandb_entity")
 """Settings that seeds of one configuration may differ in; the others must be the same."""
+STDOUT, STDERR = 1, 2  # file descriptors
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 Args = TypeVar("Args")
 
@@ -113,6 +114,26 @@ def warnings_as_notes(say: Callable[[str], None]) -> Iterator[None]:
         warnings.filterwarnings("always", category=UserWarning, module=r"mappo\.")
         warnings.showwarning = note
         yield
+
+
+@contextlib.contextmanager
+def kept_stdout(alone: bool) -> Iterator[TextIO]:
+    """Yield stdout; if `alone`, whatever else prints meanwhile, worker processes too, prints to stderr."""
+    shown = sys.stdout
+    if not alone:
+        yield shown
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        if shown is not sys.__stdout__ or shown.fileno() != STDOUT:  # no file that other processes share
+            yield shown
+            return
+        shown.flush()
+        with os.fdopen(os.dup(STDOUT), "w") as kept:
+            os.dup2(STDERR, STDOUT)
+            try:
+                yield kept
+            finally:
+                os.dup2(kept.fileno(), STDOUT)
 
 
 def read_checkpoint(path: str, names: Sequence[str] = ("best", "latest")) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
-from cli import flags_in, parse, run_command, spelt
+from cli import flags_in, kept_stdout, parse, run_command, spelt
 from evaluation import episode_tables
 from evaluation.compare import Comparison, Row, example_days
 from evaluation.episodes import BASELINES as EPISODE_BASELINES
@@ -70,7 +70,7 @@ class Args:
     """Folder to write to; in the first run's folder evaluation-<split>, with --days evaluation-<split>-<n>-days, or
     evaluation-<n>-episodes, with --seed evaluation-<n>-episodes-seed-<seed>."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object and nothing else."""
+    """Print one JSON object and nothing else; what an environment prints goes to stderr."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(
                 f"{wrong[0]} is not for runs on --env {runs[0].text}, which have {', '.join(FLAGS_OF[plays])}"
             )
-    {"days": evaluate_days, "episodes": evaluate_episodes}[plays](args, runs)
+    with kept_stdout(args.json) as output:
+        {"days": evaluate_days, "episodes": evaluate_episodes}[plays](args, runs, output)
 
 
-def evaluate_days(args: Args, runs: Sequence[Run]) -> None:
-    """Microgrid: every day of the split is one episode."""
+def evaluate_days(args: Args, runs: Sequence[Run], output: TextIO) -> None:
+    """Microgrid: every day of the split is one episode; what is found is printed to `output`."""
     names = _baselines(args.baselines, tuple(BASELINES), DEFAULT_BASELINES)
     if args.forecast != "persistence" and "mpc" not in names:
         raise ValueError(f"--forecast {args.forecast} is for mpc, which is not played; add --baselines mpc")
@@ -108,14 +109,14 @@ def evaluate_days(args: Args, runs: Sequence[Run]) -> None:
         content = as_json(comparison, rows) | {"out": str(out), "wall_s": round(time.perf_counter() - started, 2)}
         write_all(out, _files(comparison, rows, content))
     if args.json:
-        print(json.dumps(content))
+        print(json.dumps(content), file=output, flush=True)
         return
     where = f"report: {out / 'report.html'}; beside it evaluation.json, days.csv, summary.csv, figures/"
     _print(terminal_tables(comparison, rows), [*footnotes(comparison, rows), where])
 
 
-def evaluate_episodes(args: Args, runs: Sequence[Run]) -> None:
-    """Any other environment: episodes with seeds of their own."""
+def evaluate_episodes(args: Args, runs: Sequence[Run], output: TextIO) -> None:
+    """Any other environment: episodes with seeds of their own; what is found is printed to `output`."""
     given = None if args.baselines is None else _baselines(args.baselines, EPISODE_BASELINES, ())
     plan = _plan(args, runs)
     part = f"-seed-{args.seed}" if args.seed else ""
@@ -143,7 +144,7 @@ def evaluate_episodes(args: Args, runs: Sequence[Run]) -> None:
         }
         write_all(out, {name: text.encode() for name, text in files.items()})
     if args.json:
-        print(json.dumps(content))
+        print(json.dumps(content), file=output, flush=True)
         return
     where = f"written: {out / 'evaluation.json'}; beside it episodes.csv, summary.csv"
     _print(episode_tables.terminal_tables(results), [*episode_tables.footnotes(results), where])

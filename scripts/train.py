@@ -15,6 +15,7 @@ from cli import (
     INTERRUPTED,
     env_keywords,
     flags_in,
+    kept_stdout,
     parse,
     read_checkpoint,
     run_command,
@@ -36,11 +37,13 @@ from environments import (
 from environments.flags import MicrogridFlags
 from environments.microgrid import stored_flags
 from rich.console import Console
+from settings import check_policy_map, fitted, giving_way, resolved
 
 from mappo import PRESETS, TrainConfig, Trainer
 from mappo.callbacks import ConsoleCallback, banner
 from mappo.checkpoint import unpacking
 from mappo.config import INSTEAD_OF, flag
+from mappo.parts import HELD_OUT
 
 ALIASES = {
     "--lambda": "--gae-lambda",
@@ -76,7 +79,7 @@ class Args:
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print only the best evaluation at the end."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object an iteration and nothing else."""
+    """Print one JSON object an iteration and nothing else; what an environment prints goes to stderr."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,18 +87,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = [_canonical(word) for word in (sys.argv[1:] if argv is None else argv)]
     checkpoint = _peek_checkpoint(argv)
     defaults = _defaults(argv, checkpoint)
+    check_policy_map(argv)
     args = parse(Args, argv, default=defaults, description=__doc__)
-    config = _config(args, defaults)
-    family = find_family(args.env)
-    _check(argv, args, config, family)
-    console = Console(soft_wrap=True)
+    config = resolved(args.train, defaults.train, flags_in(argv))
+    _check(argv, args, config, find_family(args.env))
+    with kept_stdout(args.json) as output:
+        _train(argv, replace(args, train=config), defaults, checkpoint, Console(file=output, soft_wrap=True))
+
+
+def _train(
+    argv: Sequence[str], args: Args, defaults: Args, checkpoint: dict[str, Any] | None, console: Console
+) -> None:
+    """Build and train; `console` is where the results go."""
+    config, family = args.train, find_family(args.env)
     notes = Console(stderr=True, soft_wrap=True) if args.quiet or args.json else console
+
+    def say(text: str) -> None:
+        notes.print(f"note: {text}", highlight=False)
+
+    if checkpoint is None:
+        config = fitted(config, flags_in(argv), "--test" if args.test else f"preset {args.preset}", say)
     request = Request(
         text=args.env if checkpoint is None else defaults.env,  # which may have more arguments than was typed
         config=config,
         microgrid=args.microgrid,
         stored={} if checkpoint is None else env_keywords(checkpoint),
-        say=lambda text: notes.print(f"note: {text}", highlight=False),
+        say=say,
     )
     with ExitStack() as stack:
         callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
@@ -103,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (args.quiet or args.json):
             banner(console, f"{config.algo.upper()} on {family.title(request)}", _facts(family, trainer))
         signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer, console))
-        with warnings_as_notes(request.say):
+        with warnings_as_notes(say):
             trainer.train()
     if not (args.quiet or args.json):
         _closing(console, trainer)
@@ -129,22 +146,23 @@ def _peek_checkpoint(argv: Sequence[str]) -> dict[str, Any] | None:
 
 def _defaults(argv: Sequence[str], checkpoint: dict[str, Any] | None) -> Args:
     """Defaults of every flag: the checkpoint's settings on resume, else the preset's, else those of --test."""
-    given = [name for name in INSTEAD_OF if value_of(argv, flag(name)) is not None]
     if checkpoint is not None:
-        return _resumed_defaults(argv, checkpoint, given)
+        return _resumed_defaults(argv, checkpoint)
     text = value_of(argv, "--env") or "microgrid"
     family = find_family(text)
     name = value_of(argv, "--preset")
     name = default_preset(text) if name is None else name
     if name not in PRESETS:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    config = PRESETS[name].making_way_for(given)
+    config = PRESETS[name]
     if "--test" in argv:
         config = replace(config, iterations=3, eval_every=1, checkpoint_freq=1, **family.test_settings())
+    config = giving_way(config, argv)
     return Args(env=text, preset=name, train=config, share_reward=config.reward_mode != "individual")
 
 
-def _resumed_defaults(argv: Sequence[str], checkpoint: dict[str, Any], given: Sequence[str]) -> Args:
+def _resumed_defaults(argv: Sequence[str], checkpoint: dict[str, Any]) -> Args:
+    given = [name for name in INSTEAD_OF if flag(name) in flags_in(argv)]
     spec, path = env_keywords(checkpoint), checkpoint["path"]
     family = family_of(spec, path)
     text = family.text_of(spec)
@@ -157,34 +175,6 @@ def _resumed_defaults(argv: Sequence[str], checkpoint: dict[str, Any], given: Se
     return Args(env=text, train=stored, microgrid=stored_flags(spec), share_reward=share_reward)
 
 
-def _config(args: Args, defaults: Args) -> TrainConfig:
-    """The trainer's settings, with the short forms resolved.
-
-    Raises:
-        ValueError: flags that contradict each other.
-    """
-    config, before = args.train, defaults.train
-    if config.num_envs is None:  # `--num-envs None`
-        config = replace(config, num_envs=before.num_envs)
-    if not args.share_reward:
-        if config.reward_mode not in (before.reward_mode, "individual"):
-            raise ValueError(f"--no-share-reward contradicts --reward-mode {config.reward_mode}; give one of them")
-        config = replace(config, reward_mode="individual")
-    elif defaults.share_reward is False and config.reward_mode == "individual":
-        config = replace(config, reward_mode="mean")
-    if args.independent_policies:
-        if config.policy_sharing not in (before.policy_sharing, "independent"):
-            raise ValueError(
-                f"--independent-policies contradicts --policy-sharing {config.policy_sharing}; give one of them"
-            )
-        config = replace(config, policy_sharing="independent")
-    if args.no_cuda:
-        if config.device not in ("auto", "cpu"):
-            raise ValueError(f"--no-cuda contradicts --device {config.device}; give one of them")
-        config = replace(config, device="cpu")
-    return config
-
-
 def _check(argv: Sequence[str], args: Args, config: TrainConfig, family: Family) -> None:
     """Refuse flags that the environment or the algorithm does not have."""
     given = flags_in(argv)
@@ -193,6 +183,11 @@ def _check(argv: Sequence[str], args: Args, config: TrainConfig, family: Family)
         raise ValueError(
             f"--num-workers must be 0 for --env {args.env}, got {config.num_workers}: its copies are one "
             "batch in one process; raise --num-envs instead"
+        )
+    if family.plays == "episodes" and config.seed >= HELD_OUT and "--seed" in given:
+        raise ValueError(
+            f"--seed must be below {HELD_OUT} for --env {args.env}, got {config.seed}: larger ones may train on the "
+            "episodes that evaluations play"
         )
     if config.algo == "ippo" and "--critic-state" in given:
         raise ValueError(

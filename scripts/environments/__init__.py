@@ -54,7 +54,10 @@ def family_of(spec: Mapping[str, Any], path: str) -> Family:
     """
     if (family := known_family(spec)) is not None:
         return family
-    raise ValueError(f"{path} was not trained on an environment that --env can name; load it in Python instead")
+    raise ValueError(
+        f"{path} was not trained on an environment that --env can name; in Python load_policy(path) acts with it and "
+        "Trainer.resume(path, env) trains it further"
+    )
 
 
 def check_flags(family: Family, text: str, given: Collection[str]) -> None:

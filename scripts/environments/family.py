@@ -16,7 +16,7 @@ from mappo.evaluate import Acts
 
 from .flags import MicrogridFlags
 
-TEAM = {"mean": "mean of the agents'", "sum": "sum of the agents'", "individual": "each agent's own"}
+LEARNS_FROM = {"mean": "mean of the agents'", "sum": "sum of the agents'", "individual": "each agent's own"}
 """The reward that an agent learns from, by `--reward-mode`."""
 Panel = tuple[str, str]  # title of a picture, column of metrics.csv
 
@@ -93,12 +93,15 @@ class Family(ABC):
 
     def test_settings(self) -> dict[str, Any]:
         """Fields of `TrainConfig` that make `--test` small."""
-        return {"num_envs": 4, "num_epochs": 2, "eval_episodes": 4, "train_batch_size": None, "minibatch_size": None}
+        batch = {"num_envs": 4, "train_batch_size": None, "minibatch_size": None, "num_minibatches": 4}
+        return batch | {"num_epochs": 2, "eval_episodes": 4}
 
     def reward(self, env: VecEnv, mode: RewardMode) -> str:
         """What an agent's reward and the Reward column mean, for the banner."""
         over = f"{'summed over' if mode == 'sum' else 'mean of'} the {len(env.agents)} agents"
-        return f"{TEAM[mode]} rewards at each step; Reward and return: summed over the steps of an episode, {over}"
+        return (
+            f"{LEARNS_FROM[mode]} rewards at each step; Reward and return: summed over the steps of an episode, {over}"
+        )
 
     def state(self, env: VecEnv) -> str:
         """What the central critic sees, for the banner."""

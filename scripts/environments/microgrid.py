@@ -15,7 +15,7 @@ from envs.baselines.extra import INSTALL, solver_is_missing
 from mappo import VecEnv
 from mappo.config import RewardMode, flag
 
-from .family import TEAM, Family, Request
+from .family import LEARNS_FROM, Family, Request
 from .flags import MicrogridFlags
 
 DEFAULT_GROUP_SIZE = 8
@@ -73,7 +73,7 @@ class Microgrid(Family):
         assert isinstance(env, envs.MicrogridEnv)
         scale, over = env.scenario.episode.reward_scale_usd, "sum" if mode == "sum" else "mean"
         return (
-            f"{TEAM[mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
+            f"{LEARNS_FROM[mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
             f"the Reward column sums it over an episode, {over} of the agents"
         )
 

@@ -89,14 +89,14 @@ def play_episodes(
     kinds: dict[str, str] = {}
     for number, begin in enumerate(range(0, plan.episodes, first.family.chunk)):
         copies = min(first.family.chunk, plan.episodes - begin)
-        env = _held_out(first, copies, number, plan)
+        env = _held_out(first, copies, number, plan)  # a few copies more where --workers does not divide
         try:
             for run in runs:
                 check_fit(run, env)
-            for name, (kind, policy) in _policies(runs, env, baselines, number).items():
+            for name, (kind, policy) in _policies(runs, env, baselines, random_seed(plan, number)).items():
                 say(f"playing {name}, episodes {begin + 1} to {begin + copies} of {plan.episodes}")
                 kinds[name] = kind
-                results.setdefault(name, []).append(_play(policy, env, plan))
+                results.setdefault(name, []).append(_play(policy, env, plan, copies))
         finally:
             env.close()
     return {
@@ -127,20 +127,29 @@ def standard_error(values: Tensor) -> float:
     return float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+def random_seed(plan: Plan, number: int) -> int:
+    """What the random baseline draws from in one chunk: other numbers than the env, whose seed differs."""
+    return plan.seed * HELD_OUT + number
+
+
 def _held_out(run: Run, copies: int, number: int, plan: Plan) -> VecEnv:
-    """The env of one chunk; training has the run's seed, its evaluations `HELD_OUT` more."""
+    """The env of one chunk; training has the run's seed, its evaluations `HELD_OUT` more.
+
+    Has more copies than asked for where each worker could not have equally many.
+    """
     seed = (number + 2) * HELD_OUT + plan.seed
-    workers = max((n for n in range(1, plan.num_workers + 1) if copies % n == 0), default=0)
+    workers = plan.num_workers
+    copies += -copies % workers if workers else 0  # an episode depends on the seed and the number of its copy only
     return run.family.held_out(run.env_keywords, copies, seed=seed, num_workers=workers)
 
 
 def _policies(
-    runs: Sequence[Run], env: VecEnv, baselines: Sequence[str] | None, number: int
+    runs: Sequence[Run], env: VecEnv, baselines: Sequence[str] | None, seed: int
 ) -> dict[str, tuple[str, Acts]]:
-    """Name -> kind and policy; the baselines are made for `env`."""
+    """Name -> kind and policy; the baselines are made for `env`, the random one draws from `seed`."""
     policies: dict[str, tuple[str, Acts]] = {run.name: ("run", run.policy) for run in runs}
     for name in BASELINES if baselines is None else baselines:
-        policy = Random(env, number) if name == "random" else runs[0].family.idle(runs[0].env_keywords, env)
+        policy = Random(env, seed) if name == "random" else runs[0].family.idle(runs[0].env_keywords, env)
         if policy is not None:
             policies[name] = ("baseline", policy)
         elif baselines is not None:
@@ -150,13 +159,13 @@ def _policies(
     return policies
 
 
-def _play(policy: Acts, env: VecEnv, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Returns (E, A) and lengths (E,) of one episode in every copy."""
+def _play(policy: Acts, env: VecEnv, plan: Plan, episodes: int) -> tuple[Tensor, Tensor]:
+    """Returns (E, A) and lengths (E,) of one episode in each of the first E copies."""
     try:
         result = evaluate(policy, env, max_steps=plan.max_steps)
     except EndlessEpisodeError as error:
         raise ValueError(str(error)) from error
-    return result.returns.double().cpu(), result.lengths.double().cpu()
+    return result.returns[:episodes].double().cpu(), result.lengths[:episodes].double().cpu()
 
 
 def _row(name: str, played: Played, agents: Sequence[str]) -> Row:

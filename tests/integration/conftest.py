@@ -1,7 +1,10 @@
 """Tiny runs, and evaluation without solving or drawing."""
 
+import contextlib
 import importlib
+import io
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,25 @@ from envs.scenario import Scenario
 from mappo import TrainConfig, Trainer
 
 ROOT = Path(__file__).parents[2]
+SPREAD = "pettingzoo:mpe2.simple_spread_v3:N=2,max_cycles=10"
+BALANCE = "vmas:balance:max_steps=10"
+SMALL = ("--num-steps", "10", "--hidden-dim", "8", "--eval-episodes", "2", "--no-tensorboard")
+
+
+@contextlib.contextmanager
+def keeping_ctrl_c() -> Iterator[None]:
+    """Training puts a handler of its own in place, which belongs to its trainer."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def printed(name: str, *flags: str) -> str:
+    """What a script prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        importlib.import_module(name).main(flags)
+    return output.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +67,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         config = TrainConfig(**{**small, "runs_dir": str(folder), "experiment_name": name, **settings})
         Trainer(env, config).train()
     return {name: folder / name for name in wanted}
+
+
+@pytest.fixture(scope="session")
+def env_runs(script: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """Two seeds on a PettingZoo env and one run on VMAS, each `--test`: folder and what was printed."""
+    del script  # puts its folder on the path
+    folder = tmp_path_factory.mktemp("runs")
+    wanted = {"spread_s1": (SPREAD, "1"), "spread_s2": (SPREAD, "2"), "balance": (BALANCE, "1")}
+    runs = {}
+    for name, (env, seed) in wanted.items():
+        place = ("--runs-dir", str(folder), "--experiment-name", name)
+        with keeping_ctrl_c():
+            output = printed("train", "--env", env, "--test", "--seed", seed, *SMALL, *place)
+        runs[name] = (folder / name, output)
+    return runs
 
 
 def made_up_bound(unsolved: Sequence[int] = ()) -> Callable[..., Any]:

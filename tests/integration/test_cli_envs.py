@@ -1,11 +1,9 @@
-"""The scripts on environments other than the microgrid: PettingZoo and VMAS. Runs are tiny, most in this process."""
+"""train.py on environments other than the microgrid: PettingZoo and VMAS. Runs are tiny, most in this process."""
 
 import contextlib
-import csv
 import importlib
 import io
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,45 +15,17 @@ import pytest
 import torch
 
 from mappo import PRESETS, load_policy
-from mappo.adapters.pettingzoo import PettingZooVecEnv
 from mappo.parts import env_name
 from mappo.run_folder import RunFolder
-from tests.toy_parallel import ToyParallelEnv
+from tests.integration.conftest import BALANCE, SMALL, SPREAD, keeping_ctrl_c, printed
 
 ROOT = Path(__file__).parents[2]
-SPREAD = "pettingzoo:mpe2.simple_spread_v3:N=2,max_cycles=10"
-BALANCE = "vmas:balance:max_steps=10"
-SMALL = ("--num-steps", "10", "--hidden-dim", "8", "--eval-episodes", "2", "--no-tensorboard")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ctrl_c() -> Iterator[None]:
-    """Training puts a handler of its own in place, which belongs to its trainer."""
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def printed(name: str, *flags: str) -> str:
-    """What a script prints."""
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        importlib.import_module(name).main(flags)
-    return output.getvalue()
-
-
-@pytest.fixture(scope="module")
-def trained(script: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Two seeds on a PettingZoo env and one run on VMAS, each `--test`: folder and what was printed."""
-    del script  # puts its folder on the path
-    folder = tmp_path_factory.mktemp("runs")
-    wanted = {"spread_s1": (SPREAD, "1"), "spread_s2": (SPREAD, "2"), "balance": (BALANCE, "1")}
-    runs = {}
-    for name, (env, seed) in wanted.items():
-        place = ("--runs-dir", str(folder), "--experiment-name", name)
-        output = printed("train", "--env", env, "--test", "--seed", seed, *SMALL, *place)
-        runs[name] = (folder / name, output)
-    return runs
+    with keeping_ctrl_c():
+        yield
 
 
 def heading_and_rows(output: str) -> list[list[str]]:
@@ -64,9 +34,9 @@ def heading_and_rows(output: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("name", "env", "agents"), [("spread_s1", SPREAD, 2), ("balance", BALANCE, 3)])
 def test_test_mode_says_what_reward_means_and_shows_a_row_an_iteration(
-    name: str, env: str, agents: int, trained: dict[str, tuple[Path, str]]
+    name: str, env: str, agents: int, env_runs: dict[str, tuple[Path, str]]
 ) -> None:
-    folder, output = trained[name]
+    folder, output = env_runs[name]
     assert f"MAPPO on {env}" in output
     assert f"summed over the steps of an episode, mean of the {agents} agents" in output
     heading, *rows = heading_and_rows(output)
@@ -81,8 +51,10 @@ def test_test_mode_says_what_reward_means_and_shows_a_row_an_iteration(
 
 
 @pytest.mark.parametrize("env", [SPREAD, BALANCE])
-def test_a_run_whose_rollouts_end_with_its_episodes_resumes_bit_for_bit(env: str, trained: Any, tmp_path: Path) -> None:
-    del trained  # the scripts are on the path
+def test_a_run_whose_rollouts_end_with_its_episodes_resumes_bit_for_bit(
+    env: str, env_runs: Any, tmp_path: Path
+) -> None:
+    del env_runs  # the scripts are on the path
     flags = ("--env", env, "--iterations", "2", "--num-envs", "2", *SMALL, "--quiet", "--runs-dir", str(tmp_path))
     printed("train", *flags, "--experiment-name", "straight")
     printed("train", *flags, "--experiment-name", "halved", "--stop-after", "1")
@@ -95,8 +67,8 @@ def test_a_run_whose_rollouts_end_with_its_episodes_resumes_bit_for_bit(env: str
 
 
 @pytest.mark.parametrize("env", [SPREAD, BALANCE])
-def test_a_run_whose_episodes_cannot_go_on_says_so(env: str, trained: Any, tmp_path: Path) -> None:
-    del trained
+def test_a_run_whose_episodes_cannot_go_on_says_so(env: str, env_runs: Any, tmp_path: Path) -> None:
+    del env_runs
     flags = ("--iterations", "3", "--stop-after", "1", "--num-envs", "2", *SMALL, "--num-steps", "6", "--quiet")
     printed("train", "--env", env, *flags, "--runs-dir", str(tmp_path), "--experiment-name", "cut")
     output = printed("train", "--resume", str(tmp_path / "cut"), "--stop-after", "2", "--eval-episodes", "3")
@@ -170,7 +142,7 @@ BAD_INPUTS: dict[str, tuple[tuple[str, ...], str]] = {
     "critic state": (("--env", BALANCE, "--critic-state", "full"), "--critic-state is for --env microgrid"),
     "penalty": (("--env", SPREAD, "--penalty", "2"), "--penalty is for --env microgrid"),
     "workers of a batch": (("--env", BALANCE, "--num-workers", "2"), f"--num-workers must be 0 for --env {BALANCE}"),
-    "workers and copies": (("--env", SPREAD, "--num-workers", "3"), "--num-workers=3 must divide --num-envs=32"),
+    "workers and copies": (("--env", SPREAD, "--num-workers", "3"), "--num-workers 3 must divide --num-envs 32"),
     "preset": (("--env", SPREAD, "--preset", "particle"), "--preset must be one of microgrid, default, spread"),
     "discount": (("--env", BALANCE, "--gamma", "1"), "--gamma must be below 1"),
     "other argument": (("--resume", "{balance}", "--env", "vmas:balance:max_steps=9"), "contradicts --resume"),
@@ -185,11 +157,11 @@ BAD_INPUTS: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_names_the_flag(
-    case: str, trained: dict[str, tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, env_runs: dict[str, tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flags, message = BAD_INPUTS[case]
-    folders = {name: str(folder) for name, (folder, _) in trained.items()}
+    folders = {name: str(folder) for name, (folder, _) in env_runs.items()}
     with pytest.raises(ValueError, match=r".") as caught:
         printed("train", *[folders.get(flag.strip("{}"), flag) for flag in flags])
     assert message in str(caught.value)
@@ -204,8 +176,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resumed_run_may_be_named_without_the_arguments_it_has(trained: dict[str, tuple[Path, str]]) -> None:
-    checkpoint = importlib.import_module("cli").read_checkpoint(str(trained["spread_s1"][0]))
+def test_a_resumed_run_may_be_named_without_the_arguments_it_has(env_runs: dict[str, tuple[Path, str]]) -> None:
+    checkpoint = importlib.import_module("cli").read_checkpoint(str(env_runs["spread_s1"][0]))
     args = importlib.import_module("train")._defaults(["--env", "pettingzoo:mpe2.simple_spread_v3:N=2"], checkpoint)
     assert args.env == SPREAD
 
@@ -223,137 +195,6 @@ def test_a_checkpoint_from_before_copies_were_a_setting_is_resumed(script: Any, 
     assert importlib.import_module("train")._defaults([], checkpoint).train.num_envs == 2
     assert printed("train", "--resume", str(path), "--quiet").startswith("best evaluation: score")
     assert torch.load(path, weights_only=True)["progress"]["iteration"] == 2
-
-
-def report(*arguments: str) -> dict[str, Any]:
-    return json.loads(printed("evaluate", *arguments, "--json"))
-
-
-def test_evaluation_says_sum_and_mean_beside_random_and_idle(
-    trained: dict[str, tuple[Path, str]], tmp_path: Path
-) -> None:
-    folder, arguments = trained["spread_s1"][0], ("--episodes", "6", "--out", str(tmp_path))
-    result = report(str(folder), *arguments)
-    assert (result["env"], result["episodes"], result["agents"]) == (SPREAD, 6, ["agent_0", "agent_1"])
-    assert set(result["policies"]) == {"spread_s1", "random", "idle"}
-    for policy in result["policies"].values():
-        summed, mean = policy["return_summed_over_agents"], policy["return_mean_of_agents"]
-        assert summed["value"] == pytest.approx(2 * mean["value"])
-        assert summed["value"] == pytest.approx(sum(one["value"] for one in policy["return_of_agent"].values()))
-        assert summed["low"] < summed["value"] < summed["high"]
-        assert policy["episode_length"] == 10
-    with (tmp_path / "episodes.csv").open(newline="") as file:
-        rows = [float(row["return_summed_over_agents"]) for row in csv.DictReader(file) if row["policy"] == "idle"]
-    idle = torch.tensor(rows, dtype=torch.float64)
-    found = result["policies"]["idle"]["return_summed_over_agents"]
-    assert found["value"] == pytest.approx(float(idle.mean()), rel=1e-6)
-    assert found["standard_error"] == pytest.approx(float(idle.std()) / 6**0.5, rel=1e-6)
-    assert (found["high"] - found["value"]) / found["standard_error"] == pytest.approx(2.5706, rel=1e-4)  # t, 5 degrees
-    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "episodes.csv", "summary.csv"}
-    assert result["policies"] == report(str(folder), *arguments)["policies"], "the same seed plays the same episodes"
-    other = report(str(folder), *arguments, "--seed", "1")["policies"]["idle"]["return_summed_over_agents"]["value"]
-    assert other != found["value"]
-    text = printed("evaluate", str(folder), *arguments)
-    for words in ("6 held-out episodes", "sum of the 2 agents", "mean of the agents", "standard error", "agent_1"):
-        assert words in text
-
-
-def test_episodes_are_the_same_however_they_are_cut_into_batches(
-    trained: dict[str, tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    family = importlib.import_module("environments").FAMILIES["pettingzoo"]
-    arguments = (str(trained["spread_s1"][0]), "--episodes", "5", "--baselines", "none", "--out", str(tmp_path))
-    with monkeypatch.context() as patch:
-        patch.setattr(type(family), "chunk", 2)
-        report(*arguments)
-    with (tmp_path / "episodes.csv").open(newline="") as file:
-        returns = [row["return_summed_over_agents"] for row in csv.DictReader(file)]
-    assert len(set(returns)) == 5, "every batch plays episodes of its own"
-
-
-def test_seeds_of_one_configuration_are_summarised(trained: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
-    folders = [str(trained[name][0]) for name in ("spread_s1", "spread_s2")]
-    result = report(*folders, "--episodes", "2", "--baselines", "none", "--out", str(tmp_path))
-    ((name, group),) = result["groups"].items()
-    assert (name, group["across"]) == ("spread, 2 seeds", "mean and range")
-    values = [result["policies"][run]["return_summed_over_agents"]["value"] for run in group["runs"]]
-    found = group["return_summed_over_agents"]
-    assert (found["low"], found["high"]) == (min(values), max(values))
-    assert found["value"] == pytest.approx(sum(values) / 2)
-
-
-def test_vmas_is_evaluated_in_one_batch(trained: dict[str, tuple[Path, str]]) -> None:
-    folder = trained["balance"][0]
-    result = report(str(folder), "--episodes", "3")
-    assert (result["env"], set(result["policies"])) == (BALANCE, {"balance", "random", "idle"})
-    assert (folder / "evaluation-3-episodes" / "evaluation.json").is_file()
-
-
-BAD_EVALUATIONS: dict[str, tuple[tuple[str, ...], str]] = {
-    "two envs": (("{spread_s1}", "{balance}"), f"balance was trained on {BALANCE}, spread_s1 on {SPREAD}"),
-    "days": (("{spread_s1}", "--days", "2"), f"--days is not for runs on --env {SPREAD}, which have --episodes"),
-    "split": (("{balance}", "--split=val"), "--split is not for runs on --env"),
-    "no episodes": (("{balance}", "--episodes", "0"), "--episodes must be at least 1; got 0"),
-    "seed": (("{balance}", "--seed", "-1"), "--seed must be from 0 to"),
-    "workers": (("{balance}", "--workers", "2"), f"--workers is not for --env {BALANCE}"),
-    "baseline": (("{balance}", "--baselines", "rule"), "--baselines must be none or some of random, idle; got 'rule'"),
-    "endless": (("{balance}", "--episodes", "1", "--eval-max-steps", "3"), "--eval-max-steps 3"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_EVALUATIONS)
-def test_a_bad_evaluation_says_what_is_wrong_and_writes_nothing(
-    case: str, trained: dict[str, tuple[Path, str]]
-) -> None:
-    flags, message = BAD_EVALUATIONS[case]
-    folders = {name: folder for name, (folder, _) in trained.items()}
-    before = sorted(folders["balance"].rglob("*"))
-    with pytest.raises(ValueError, match=r".") as caught:
-        printed("evaluate", *(str(folders.get(flag.strip("{}"), flag)) for flag in flags))
-    assert message in str(caught.value)
-    assert sorted(folders["balance"].rglob("*")) == before
-
-
-def test_episode_flags_are_not_for_the_microgrid(script: Any, runs: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="--episodes is not for runs on --env microgrid, which have --split, --days"):
-        script.main([str(runs["tiny_s1"]), "--episodes", "3"])
-
-
-def test_plot_draws_the_returns_of_any_run(trained: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
-    folders = [folder for folder, _ in trained.values()]
-    plot = importlib.import_module("plot")
-    titles = {panel.title: panel.column for panel in plot.panels(tuple(folders))}
-    assert titles["return of held-out episodes, mean of the agents"] == "eval/return"
-    printed("plot", *map(str, folders), "--out", str(tmp_path / "curves.png"))
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
-
-
-def test_plot_draws_one_column_in_a_panel_for_each_environment(
-    trained: dict[str, tuple[Path, str]], tmp_path: Path
-) -> None:
-    folders = [folder for folder, _ in trained.values()]
-    plot = importlib.import_module("plot")
-    panels = plot.panels_by_env({folder: plot.read_metrics(folder) for folder in folders}, "eval/return")
-    assert [panel.title.split("\n")[0] for panel in panels] == [SPREAD, BALANCE]
-    printed("plot", *map(str, folders), "--column", "eval/return", "--out", str(tmp_path / "tasks.png"))
-    assert (tmp_path / "tasks.png").stat().st_size > 10_000
-    with pytest.raises(ValueError, match=r"--column must be one of agent_steps, .*; got 'return'"):
-        printed("plot", *map(str, folders), "--column", "return")
-
-
-def test_a_random_policy_keeps_to_what_is_allowed(script: Any) -> None:
-    del script
-    policies = importlib.import_module("environments.policies")
-    env = PettingZooVecEnv(ToyParallelEnv, 200)
-    obs, _ = env.reset()
-    mask = torch.tensor([True, False, True, False]).expand(200, 2, 4)
-    actions = policies.Random(env, 0).act(obs, mask)
-    assert actions.shape == (200, 2, 1)
-    counts = torch.bincount(actions.flatten().long(), minlength=4).tolist()
-    assert counts[1] == counts[3] == 0
-    assert 160 < counts[0] < 240
-    assert torch.equal(policies.Constant(env, 3).act(obs), torch.full((200, 2, 1), 3.0))
-    env.close()
 
 
 ENDLESS = """
