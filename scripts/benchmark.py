@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from benchmarking import microgrid, tasks, vmas
+from benchmarking import microgrid, tasks, vmas_stage
 from benchmarking.rates import Rate, Settings, Stage
 from cli import parse, run_command
 from rich.console import Console
@@ -31,7 +31,7 @@ STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
     "train": microgrid.train,
     "particle": tasks.particle,
     "sharing": tasks.sharing,
-    "vmas": vmas.vmas,
+    "vmas": vmas_stage.vmas,
 }
 DEFAULT_STAGES: tuple[Stage, ...] = ("power-flow", "env", "rollout", "update", "train")
 
