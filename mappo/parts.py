@@ -5,7 +5,7 @@ Data flow: env or factory, TrainConfig -> parts -> Trainer.
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +149,17 @@ def warn_about(row: Row, buffer: RolloutBuffer, config: TrainConfig) -> None:
             "episodes are cut by a time limit and go on in value: with --gamma 1 that value has no bound; try 0.99",
             stacklevel=3,
         )
+
+
+def cause_of_non_finite(buffer: RolloutBuffer, agents: Sequence[str]) -> str:
+    """The first number of the rollout that is not finite, or what else makes losses so."""
+    for name, values in (("reward", buffer.rewards.unsqueeze(-1)), ("observation", buffer.obs)):
+        for step, copy, agent, column in (~values.isfinite()).nonzero().tolist()[:1]:
+            value = values[step, copy, agent, column].item()
+            return (
+                f"the {name} of {agents[agent]} is {value} in copy {copy} at step {step} of the rollout, mend the env"
+            )
+    return "rewards and observations are finite, so lower --lr or --max-grad-norm"
 
 
 def checked_groups(env: VecEnv) -> int:

@@ -25,6 +25,7 @@ from mappo.normalization import RunningMeanStd, ValueNorm
 from mappo.parts import (
     Factory,
     buffer_widths,
+    cause_of_non_finite,
     checked_config,
     checked_env_spec,
     checked_groups,
@@ -194,8 +195,8 @@ class Trainer:
         row = to_floats(metrics) | {f"policy/{name}": value for name, value in asdict(sizes).items()}
         if broken := [name for name, value in row.items() if not math.isfinite(value)]:
             raise ValueError(
-                f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; look for non-finite rewards or "
-                "observations, or lower --lr. The last checkpoint is unharmed"
+                f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; "
+                f"{cause_of_non_finite(self.buffer, self.spec.agents)}. The last checkpoint is unharmed"
             )
         return row
 

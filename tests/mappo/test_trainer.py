@@ -206,9 +206,12 @@ def test_advantages_are_centred_in_the_groups_of_the_env(make_trainer: MakeTrain
 def test_non_finite_rewards_end_the_run_with_a_message(make_trainer: MakeTrainer) -> None:
     class Nan(TargetEnv):
         def step(self, actions: torch.Tensor) -> Step:
-            return super().step(actions)._replace(rewards=torch.full((16, 3), torch.nan))
+            step = super().step(actions)
+            step.rewards[2, 1] = torch.nan
+            return step
 
-    with pytest.raises(ValueError, match=r"iteration 1: .*losses/policy.* not finite"):
+    message = r"iteration 1: .*losses/policy.* not finite; the reward of agent_1 is nan in copy 2 at step 0"
+    with pytest.raises(ValueError, match=message):
         make_trainer(Nan()).train()
 
 
