@@ -8,7 +8,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mappo import Trainer
-from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer, next_batch
 from tests.toy_envs import MortalEnv, TargetEnv
 from tests.toy_tasks import RandomEnv
@@ -113,3 +112,12 @@ def test_a_limit_for_some_agents_leaves_the_others_values_alone(make_trainer: Ma
     seen = trainer.policy.observe(buffer.final_obs)
     final, _ = trainer.critic(seen, buffer.state[1:], buffer.critic_memory, buffer.starts[1:])
     torch.testing.assert_close(got[..., 0], (buffer.rewards + 0.9 * final)[..., 0])
+
+
+@pytest.mark.parametrize("reward", ["mean", "individual"])
+def test_values_of_the_dead_count_while_their_team_earns(make_trainer: MakeTrainer, reward: str) -> None:
+    """The advantages of agent_0 run through rows after its death, which a team's reward reaches."""
+    trainer = make_trainer(MortalEnv(), algo="ippo", num_steps=8, reward_mode=reward)
+    batch = next_batch(trainer)
+    assert not batch.alive.all()
+    assert torch.equal(batch.value_alive, torch.ones_like(batch.alive) if reward == "mean" else batch.alive)
