@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mappo import Trainer
+from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer, next_batch
 from tests.toy_envs import MortalEnv, TargetEnv
 from tests.toy_tasks import RandomEnv
