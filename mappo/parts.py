@@ -15,6 +15,7 @@ import gymnasium
 from pettingzoo import AECEnv, ParallelEnv
 
 from mappo.adapters.parallel_layout import check_parallel
+from mappo.adapters.pettingzoo import PettingZooVecEnv
 from mappo.buffer import RolloutBuffer, Widths
 from mappo.config import TrainConfig
 from mappo.happo import HappoUpdater
@@ -78,7 +79,7 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
     """
     if is_factory(env):
         copies = config.num_envs or DEFAULT_NUM_ENVS
-        return _of_factory(env, copies, config.num_workers, config.seed)
+        return PettingZooVecEnv(env, copies, num_workers=config.num_workers, seed=config.seed)
     if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
         check_parallel(env)
         raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
@@ -98,14 +99,8 @@ def evaluation_env(eval_env: VecEnv | Factory | None, env: VecEnv | Factory, con
     """What is given, or for a factory envs with seeds that no training episode has; None: no evaluation."""
     source = env if eval_env is None and is_factory(env) else eval_env
     if is_factory(source):
-        return _of_factory(source, config.eval_episodes, 0, config.seed + HELD_OUT)
+        return PettingZooVecEnv(source, config.eval_episodes, seed=config.seed + HELD_OUT)
     return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=0))
-
-
-def _of_factory(factory: Factory, num_envs: int, num_workers: int, seed: int) -> VecEnv:
-    from mappo.adapters.pettingzoo import PettingZooVecEnv  # noqa: PLC0415 - only who needs it waits for pettingzoo
-
-    return PettingZooVecEnv(factory, num_envs, num_workers=num_workers, seed=seed)
 
 
 def env_name(env: VecEnv) -> str:

@@ -244,7 +244,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
 def _policies(config: TrainConfig, agents: Sequence[str]) -> str:
     if config.policy_map is not None:
         return f"{len(agents)} agents: {', '.join(f'{agent} by {config.policy_map[agent]}' for agent in agents)}"
-    return f"{config.policy_sharing}, {len(agents)} agents: {', '.join(agents)}"
+    return f"{config.sharing}, {len(agents)} agents: {', '.join(agents)}"
 
 
 def _interrupt(trainer: Trainer, console: Console) -> None:
