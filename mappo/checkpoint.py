@@ -17,7 +17,7 @@ import torch
 
 from mappo.spaces import EnvSpec
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_file(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -28,7 +28,7 @@ def test_missing_damaged_and_foreign_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"damaged or no checkpoint"):
         load_policy(damaged)
     torch.save({"weights": 1}, tmp_path / "foreign.pt")
-    with pytest.raises(ValueError, match=r"must have format 1; got None"):
+    with pytest.raises(ValueError, match=r"must have format 2; got None"):
         load_policy(tmp_path / "foreign.pt")
     write_file({"other": 1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"holds no policy"):

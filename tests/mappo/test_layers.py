@@ -64,16 +64,16 @@ class Separate(nn.Module):
 
 def linear(layer: nn.Module, policy: int) -> nn.Linear:
     assert isinstance(layer, StackedLinear)
-    size_in, size_out = layer.weight.shape[1:]
+    size_out, size_in = layer.weight.shape[1:]
     out = nn.Linear(size_in, size_out)
-    out.weight.data, out.bias.data = layer.weight.data[policy].T.clone(), layer.bias.data[policy].clone()
+    out.weight.data, out.bias.data = layer.weight.data[policy].clone(), layer.bias.data[policy].clone()
     return out
 
 
 def cell(ours: StackedCell, policy: int) -> nn.GRUCell | nn.LSTMCell:
     theirs = CELLS[ours.kind](8, 8)
     for part, name in ((ours.from_input, "ih"), (ours.from_memory, "hh")):
-        getattr(theirs, f"weight_{name}").data = part.weight.data[policy].T.clone()
+        getattr(theirs, f"weight_{name}").data = part.weight.data[policy].clone()
         getattr(theirs, f"bias_{name}").data = part.bias.data[policy].clone()
     return theirs
 
@@ -126,7 +126,7 @@ def test_stacked_gradients_equal_separate_ones_whatever_the_other_policy_does(id
         alone(x[:, :, agent], memory[:, agent], starts[:, :, agent])[0].square().mean().backward()
     pairs: list[tuple[Any, Any]] = [*zip(net.hidden, alone.hidden, strict=True), (net.output, alone.output)]
     for ours, theirs in pairs:
-        torch.testing.assert_close(ours.weight.grad[0], theirs.weight.grad.T)
+        torch.testing.assert_close(ours.weight.grad[0], theirs.weight.grad)
         torch.testing.assert_close(ours.bias.grad[0], theirs.bias.grad)
     norms: Any = zip(net.norms, alone.norms, strict=True)
     for ours, theirs in norms:
@@ -136,7 +136,7 @@ def test_stacked_gradients_equal_separate_ones_whatever_the_other_policy_does(id
         for part, name in ((net.cell.from_input, "ih"), (net.cell.from_memory, "hh")):
             assert part.weight.grad is not None
             assert part.bias.grad is not None
-            torch.testing.assert_close(part.weight.grad[0], getattr(alone.cell, f"weight_{name}").grad.T)
+            torch.testing.assert_close(part.weight.grad[0], getattr(alone.cell, f"weight_{name}").grad)
             torch.testing.assert_close(part.bias.grad[0], getattr(alone.cell, f"bias_{name}").grad)
 
 
@@ -182,12 +182,12 @@ def test_initial_weights_are_orthogonal_with_the_right_gain(activation: str, gai
     assert isinstance(first, nn.Parameter)
     assert net.cell is not None
     for policy in range(2):
-        product = first[policy] @ first[policy].T
+        product = first[policy].T @ first[policy]
         torch.testing.assert_close(product, gain**2 * torch.eye(5), atol=1e-5, rtol=1e-5)
         for part in (net.cell.from_input, net.cell.from_memory):
-            product = part.weight[policy] @ part.weight[policy].T
+            product = part.weight[policy].T @ part.weight[policy]
             torch.testing.assert_close(product, torch.eye(8), atol=1e-5, rtol=1e-5)
-    assert net.output.weight.norm(dim=1).max() < 0.011
+    assert net.output.weight.norm(dim=2).max() < 0.011
     assert not torch.equal(first[0], first[1])
     norm = net.norms[0]
     assert isinstance(norm, StackedLayerNorm)

@@ -30,7 +30,7 @@ SPACES: dict[str, list[spaces.Space[Any]]] = {
 
 
 def kept(trainer: Trainer, agent: int) -> dict[str, list[int]]:
-    """For each parameter that padding widens, the agent's own entries of the last dim (of the first, for inputs)."""
+    """For each parameter that padding widens, the agent's own entries: input columns, or output rows."""
     layout = trainer.spec.action_spec
     boxes = [column for column in sorted(layout.columns_of(agent)) if column < layout.box_columns]
     alphas_and_betas = boxes + [layout.box_columns + column for column in boxes]
@@ -51,7 +51,7 @@ def own_part(name: str, stacked: Tensor, agent: int, own: dict[str, list[int]]) 
     row = stacked[agent : agent + 1]
     if name not in own:
         return row
-    return row[:, own[name]] if name == "body.hidden.0.weight" else row[..., own[name]]
+    return row[..., own[name]] if name == "body.hidden.0.weight" else row[:, own[name]]
 
 
 def alone(trainer: Trainer, agent: int) -> Updater:

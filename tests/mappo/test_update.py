@@ -235,5 +235,5 @@ def test_the_critic_input_can_be_forced(
     iterate(trainer)
     first = trainer.critic.body.hidden[0].weight
     assert isinstance(first, nn.Parameter)
-    assert first.shape[1] == width
+    assert first.shape[-1] == width
     assert next_batch(trainer).values.shape == (1, 80, values)
