@@ -1,65 +1,91 @@
-"""A scenario's network: feeder and microgrids from their tables, scaled and set as the scenario says.
+"""A scenario's network: feeders and microgrids joined, scaled and set as the scenario says.
 
-Data flow: `Scenario`, network tables -> one `Tables` -> `Network` -> `grid.py`.
+Data flow: `Scenario`, network tables (`connection.py`) -> one `Tables` -> `Network` -> `grid.py`; a pandapower feeder
+joins as a `Network` (`feeder_network.py`).
 """
 
 from dataclasses import replace
-from pathlib import Path
 
+from envs.connection import hang, is_pandapower, near_names, scaled_tables, with_regulators
+from envs.feeder_network import build_on_pandapower, capacitor_banks
 from envs.power.from_tables import network_from_tables
 from envs.power.network import Network
-from envs.power.tables import Tables, compose, read_tables
-from envs.scenario import DATA, Feeder, Microgrid, Scenario
+from envs.power.tables import Switch, Tables
+from envs.scenario import Scenario
+
+DEVICE_KINDS = ("battery", "generator", "pv", "wind")
 
 
 def build_network(scenario: Scenario) -> Network:
-    """The one network of feeder and microgrids; raises ValueError as `scenario_tables`."""
-    return network_from_tables(scenario_tables(scenario))
+    """The one network of feeders and microgrids.
+
+    Raises:
+        ValueError: as `scenario_tables`, or a device on a bus that does not exist.
+    """
+    if is_pandapower(scenario.feeder.network):
+        net = build_on_pandapower(scenario)
+    else:
+        net = network_from_tables(scenario_tables(scenario))
+    for name, grid in scenario.microgrids.items():
+        for kind in DEVICE_KINDS:
+            _check_device(net, name, kind, getattr(grid, kind).bus)
+    return net
 
 
 def scenario_tables(scenario: Scenario) -> Tables:
-    """Tables of feeder and microgrids together, with the scenario's scales, capacitors and tap changers.
+    """Tables of feeders and microgrids together, with the scenario's scales, capacitors and tap changers.
 
     Raises:
-        ValueError: a network, feeder bus, capacitor or regulator that does not exist.
+        ValueError: a network, feeder bus, capacitor or regulator that does not exist, a microgrid whose transformer
+            does not fit its bus's voltage, or a feeder that is no tables but a pandapower network.
     """
-    feeder = replace(_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
-    microgrids = {name: (_tables(grid), grid.bus) for name, grid in scenario.microgrids.items()}
-    tables = compose(feeder, microgrids, scenario.feeder.name)
-    for name, part in {scenario.feeder.name: scenario.feeder, **scenario.microgrids}.items():
-        tables = _with_regulators(tables, name, part)
-    return tables
-
-
-def _tables(part: Feeder | Microgrid) -> Tables:
-    """The part's own tables with its load scale and capacitor steps."""
-    folder = DATA / "networks" / part.network
-    if not folder.is_dir():
-        folder = Path(part.network)
-    if not folder.is_dir():
-        known = sorted(path.name for path in (DATA / "networks").iterdir() if path.is_dir())
-        raise ValueError(f"network {part.network!r} is unknown; use one of {', '.join(known)} or a folder of tables")
-    tables = read_tables(folder)
-    banks = {bank.name: bank for bank in tables.capacitors}
-    for name, steps in part.capacitors.items():
-        if name not in banks or steps > banks[name].n_steps:
-            known = ", ".join(f"{bank.name} (at most {bank.n_steps})" for bank in tables.capacitors)
-            raise ValueError(f"capacitors.{name}: {steps} is not possible in {part.network}; it has {known or 'none'}")
-        banks[name] = replace(banks[name], default_step=steps)
-    loads = [
-        replace(load, p_mw=load.p_mw * part.load_scale, q_mvar=load.q_mvar * part.load_scale) for load in tables.loads
+    if is_pandapower(scenario.feeder.network):
+        raise ValueError(f"feeder.network {scenario.feeder.network} is a pandapower network and has no tables")
+    plain = replace(scaled_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
+    feeders = [
+        with_regulators(hang(plain, grids, prefix), prefix, scenario.feeder)
+        for prefix, grids in scenario.feeders().items()
     ]
-    return replace(tables, capacitors=tuple(banks.values()), loads=tuple(loads))
+    return feeders[0] if len(feeders) == 1 else _on_one_substation(feeders, scenario)
 
 
-def _with_regulators(tables: Tables, name: str, part: Feeder | Microgrid) -> Tables:
-    trafos = {trafo.name: trafo for trafo in tables.trafos}
-    for key, settings in part.regulators.items():
-        full = f"{name}.{key}"
-        changer = trafos[full].tap_changer if full in trafos else None
-        if changer is None:
-            known = ", ".join(t.name for t in tables.trafos if t.tap_changer is not None)
-            raise ValueError(f"{name}: regulators.{key} does not exist; tap changers are {known}")
-        changer = replace(changer, v_target_pu=settings.target_pu, deadband_pu=settings.deadband_pu)
-        trafos[full] = replace(trafos[full], tap_changer=changer)
-    return replace(tables, trafos=tuple(trafos.values()))
+def capacitor_buses(scenario: Scenario, net: Network) -> list[tuple[int, bool]]:
+    """Position in `net` of every capacitor bank, and whether it is switched on; for pictures."""
+    feeder = scenario.feeder
+    if is_pandapower(feeder.network):
+        own = capacitor_banks(feeder)
+    else:
+        own = [(bank.bus, bank.default_step > 0) for bank in scaled_tables(feeder).capacitors]
+    banks = [(f"{prefix}.{bus}", is_on) for prefix in scenario.feeders() for bus, is_on in own]
+    for name, grid in scenario.microgrids.items():
+        banks += [(f"{name}.{bank.bus}", bank.default_step > 0) for bank in scaled_tables(grid).capacitors]
+    return [(net.position(bus), is_on) for bus, is_on in banks]
+
+
+def _on_one_substation(feeders: list[Tables], scenario: Scenario) -> Tables:
+    """Feeders side by side: their source buses are one, and their own buses are one area."""
+    first, *others = feeders
+    couplers = [
+        Switch(name=f"{other.source_bus} bus coupler", bus_a=first.source_bus, bus_b=other.source_bus, closed=True)
+        for other in others
+    ]
+    bus_kv, areas = {}, {}
+    for tables in feeders:
+        bus_kv, areas = bus_kv | tables.bus_kv, areas | tables.areas
+    return replace(
+        first,
+        bus_kv=bus_kv,
+        areas={bus: area if area in scenario.microgrids else scenario.feeder.name for bus, area in areas.items()},
+        lines=tuple(row for tables in feeders for row in tables.lines),
+        trafos=tuple(row for tables in feeders for row in tables.trafos),
+        loads=tuple(row for tables in feeders for row in tables.loads),
+        capacitors=tuple(row for tables in feeders for row in tables.capacitors),
+        switches=(*(row for tables in feeders for row in tables.switches), *couplers),
+    )
+
+
+def _check_device(net: Network, name: str, kind: str, bus: str) -> None:
+    if f"{name}.{bus}" in net.alias:
+        return
+    own = [str(known).removeprefix(f"{name}.") for known in net.alias if str(known).startswith(f"{name}.")]
+    raise ValueError(f"microgrids.{name}.{kind}.bus: {bus!r} is no bus of {name}; {near_names(bus, own)}")

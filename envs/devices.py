@@ -120,6 +120,11 @@ class Devices:
         # P was clipped to the bounds; what remains beyond them is rounding
         return torch.minimum(torch.maximum(after, self.energy_min_mwh), self.energy_max_mwh)
 
+    @property
+    def generator_cost_terms(self) -> tuple[Tensor, Tensor]:
+        """A in $/(MW^2 h) and b in $/MWh of the cost a P^2 + b P + c, (A,) each."""
+        return self._cost[0], self._cost[1]
+
     def generator_cost(self, generator_p_mw: Tensor) -> Tensor:
         """(B, A) $ of one step: dt (a P^2 + b P + c); the constant counts at P = 0 too."""
         quadratic, linear, constant = self._cost

@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.profiles import (
-    NOISE_PERSISTENCE,
-    NOISE_SD_USD_PER_MWH,
-    DayProfiles,
-)
+from envs.events import EventDraw, EventPlan, apply_to_price, draw_events
+from envs.profiles import NOISE_PERSISTENCE, NOISE_SD_USD_PER_MWH, DayProfiles
 from envs.scenario import Scenario
 from envs.streams import normal, uniform
 
@@ -35,7 +32,11 @@ class ExogenousDay:
 
 
 class DayDrawer:
-    """Draws episodes for B copies and unrolls their days. State: episode counters and the present draw."""
+    """Draws episodes for B copies and unrolls their days. State: episode counters and the present draw.
+
+    With `events`, prices and PV have them in; the masks of outages are in `events_today`. Evaluations draw the same
+    events each time.
+    """
 
     def __init__(
         self,
@@ -47,9 +48,11 @@ class DayDrawer:
         seed: int,
         evaluation: bool,
         group_size: int = 1,
+        events: EventPlan | None = None,
     ) -> None:
         self._scenario, self._profiles = scenario, profiles
         self._evaluation = evaluation
+        self._events = events
         self._seed = seed
         self._copy = torch.arange(num_envs) // group_size  # the stream that each copy draws from
         self._starts = torch.tensor(starts)
@@ -108,16 +111,36 @@ class DayDrawer:
         areas = data.load.shape[1]
         load_factor, plant_factor = self._factors[:, :areas, None], self._factors[:, areas:, None]
 
-        def available_mw(day: Tensor) -> Tensor:
-            return (data.renewables[day] * plant_factor).clamp(max=1.0) * self._rated_mw
+        def available_mw(day: Tensor, events: EventDraw | None) -> Tensor:
+            available = (data.renewables[day] * plant_factor).clamp(max=1.0) * self._rated_mw
+            if events is None:
+                return available
+            pv_mw, wind_mw = available.chunk(2, 1)
+            return torch.cat([pv_mw * events.pv_factor, wind_mw], 1)
 
+        price = data.price[self._day] if self._evaluation or data.price_base is None else self._noisy_price()
+        events = self.events_today()
+        before = self._events_on(self._day_of_episode - 1) if self._day_of_episode else None
         return ExogenousDay(
-            price=data.price[self._day] if self._evaluation or data.price_base is None else self._noisy_price(),
+            price=price if events is None else apply_to_price(price, events),
             load=data.load[self._day] * load_factor,
-            renewables_mw=available_mw(self._day),
+            renewables_mw=available_mw(self._day, events),
             yesterday_load=data.load[yesterday] * load_factor,
-            yesterday_renewables_mw=available_mw(yesterday),
+            yesterday_renewables_mw=available_mw(yesterday, before),
             weekday=data.weekday[self._day],
+        )
+
+    def events_today(self) -> EventDraw | None:
+        """The present day's events; None for a scenario without."""
+        return self._events_on(self._day_of_episode)
+
+    def _events_on(self, day_of_episode: int) -> EventDraw | None:
+        if self._events is None:
+            return None
+        # evaluations are compared with each other: their events do not change from one to the next
+        episode = torch.zeros_like(self._episode) if self._evaluation else self._episode
+        return draw_events(
+            self._events, seed=self._seed, copy=self._copy, episode=episode, day_of_episode=day_of_episode
         )
 
     def _noisy_price(self) -> Tensor:

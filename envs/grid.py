@@ -30,6 +30,7 @@ class GridState(NamedTuple):
     party_p_mw: Tensor  # (B, 1 + A) feeder load and losses, then each microgrid's connection; import positive
     pcc_q_mvar: Tensor  # (B, A)
     head_p_mw: Tensor  # (B,)
+    branch_p_mw: Tensor  # (B, N) into the branch above each bus; (B, 0) unless the scenario's price signal needs it
 
 
 class Grid:
@@ -57,6 +58,8 @@ class Grid:
             [r for r, regulator in enumerate(net.regulators) if net.path_matrix()[regulator.bus, head]]
             for head in heads
         ]
+        # which branches' power is measured besides
+        self._measured = slice(None) if scenario.protocols.vertical == "price_signal" else slice(0, 0)
         self._tap_max = torch.tensor([max(r.tap_max, 1) for r in net.regulators], device=device, dtype=dtype)
 
     @property
@@ -108,6 +111,7 @@ class Grid:
             party_p_mw=torch.cat([head_p - pcc_p.sum(-1, keepdim=True), pcc_p], -1) * BASE_MVA,
             pcc_q_mvar=torch.where(converged, pcc_q, sums_q[:, 1:]) * BASE_MVA,
             head_p_mw=head_p[:, 0] * BASE_MVA,
+            branch_p_mw=currents.power(self._measured)[0] * BASE_MVA,
         )
 
     def safety_penalty(self, state: GridState, dt_h: float) -> Tensor:

@@ -3,13 +3,13 @@
 Data flow: `Ledger`, `GridState`, powers -> metrics of `Step`. Nothing here reaches a reward.
 """
 
-from typing import Literal
-
 from torch import Tensor
 
+from envs.coordination import protocol_metrics
 from envs.devices import Applied
 from envs.grid import Grid, GridState
 from envs.rewards import Ledger
+from envs.scenario import Scenario
 from mappo.vec_env import MetricSpec
 
 _REST = (
@@ -31,15 +31,16 @@ _REST = (
 )
 
 
-def metric_specs(horizon: Literal["day", "week"]) -> tuple[MetricSpec, ...]:
-    """All metrics; dollars are summed over an episode, which is a day or a week."""
-    return (MetricSpec(name="cost_usd", unit="$", reduce="sum", column=f"Cost $/{horizon}"), *_REST)
+def metric_specs(scenario: Scenario) -> tuple[MetricSpec, ...]:
+    """All metrics, those of the protocols last; dollars are summed over an episode, which is a day or a week."""
+    cost = MetricSpec(name="cost_usd", unit="$", reduce="sum", column=f"Cost $/{scenario.horizon}")
+    return (cost, *_REST, *protocol_metrics(scenario))
 
 
 def step_metrics(
     ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
 ) -> dict[str, Tensor]:
-    """All metrics of one step but the mean energy, in the order of `metric_specs`.
+    """All metrics of one step but the mean energy and those of the protocols, in the order of `metric_specs`.
 
     Args:
         ledger: the step's dollars.

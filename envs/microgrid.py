@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from envs import tariff
 from envs.composition import build_network
+from envs.coordination import Coordination, CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
 from envs.devices import Applied, Devices
 from envs.exogenous import DayDrawer
@@ -26,11 +26,11 @@ from envs.metrics import metric_specs, step_metrics
 from envs.observations import Account, DayTables, Observer
 from envs.power.flow import FlowState
 from envs.power.network import Network
-from envs.profiles import episode_starts, load_profiles
+from envs.profiles import load_profiles
 from envs.reference import DayReference
-from envs.rewards import Ledger
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
+from envs.settlement import Settler
 from envs.situation import Situation
 from mappo.vec_env import Step
 
@@ -64,8 +64,8 @@ class MicrogridEnv:
         self.agents = tuple(scenario.microgrids)
         self.name = f"mg{len(self.agents)}"
         profiles = load_profiles(scenario)
-        starts = episode_starts(profiles.num_days, settings.split, scenario.horizon)
-        self.metric_specs = metric_specs(scenario.horizon)
+        starts = profiles.starts(settings.split, scenario.horizon)
+        self.metric_specs = metric_specs(scenario)
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
         self.group_size = 1 if settings.evaluation else settings.group_size
         self._tolerance_pu = _tolerance_pu(settings)
@@ -80,9 +80,16 @@ class MicrogridEnv:
         )
         self._devices = Devices(scenario, self.device, self._dtype)
         self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
-        self._observer = Observer(scenario, self._grid, self._devices, settings.critic_state)
+        own_load = profiles.load[:, 1:].movedim(1, -1).flatten(0, -2)  # (steps, A)
+        self._coordination = Coordination(
+            scenario, self._grid, self._devices, load_range=(own_load.amin(0), own_load.amax(0))
+        )
+        self._settler = Settler(scenario, self._grid, self._devices, self._coordination)
+        self._observer = Observer(
+            scenario, self._grid, self._devices, settings.critic_state, self._coordination.obs_names
+        )
         self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
-        self.action_names = self._devices.action_names
+        self.action_names = (*self._devices.action_names, *self._coordination.action_names)
         self.state_dim = len(self.state_names)
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
         self.observation_spaces = {agent: _box(len(self.obs_names), np.inf) for agent in self.agents}
@@ -112,8 +119,8 @@ class MicrogridEnv:
         return self._drawer.dates
 
     def idle_action(self) -> Tensor:
-        """(A, U) action that does nothing: battery 0, generator off, PV and wind as available."""
-        return self._devices.idle_action()
+        """(A, U) action that does nothing: battery 0, generator off, PV and wind as available, a bid in the middle."""
+        return self._with_bids(self._devices.idle_action())
 
     def reset(self, seed: SupportsIndex | None = None) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; a seed restarts the random streams.
@@ -140,7 +147,8 @@ class MicrogridEnv:
         """Actions (B, A, U) whose applied powers are nearest to these set-points, each (B, A), in the next step."""
         self._check_started("actions_for")
         wanted = Applied(*(value.to(self.device, self._dtype) for value in wanted))
-        return self._devices.actions_for(wanted, self._today.pv_mw[self._hour], self._today.wind_mw[self._hour])
+        now = self._hour
+        return self._with_bids(self._devices.actions_for(wanted, self._today.pv_mw[now], self._today.wind_mw[now]))
 
     def step(self, actions: ArrayLike) -> Step:
         """Advance every copy by one step of `dt_h` hours.
@@ -152,22 +160,26 @@ class MicrogridEnv:
         Raises:
             ValueError: not reset yet, a wrong shape, or an action that is not finite.
         """
-        actions = self._checked(actions)
+        actions = self._checked(actions).to(self.device, self._dtype)
         now, before = self._hour, self._grid_state
-        requested = self._devices.requested(
-            actions.to(self.device, self._dtype), self._today.pv_mw[now], self._today.wind_mw[now]
-        )
+        actions, bids = actions.tensor_split([len(self._devices.action_names)], -1)
+        requested = self._devices.requested(actions, self._today.pv_mw[now], self._today.wind_mw[now])
         applied = self._devices.feasible(requested, self._account.energy_mwh)
         self._grid_state = self._grid.settle(self._today.load[now], applied, before, self._tolerance_pu)
         self._hour += 1
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
-        ledger, peak_mw = self._bill(now, applied, energy_mwh, settled=settled)
-        self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=peak_mw)
+        bill = self._settler.bill(
+            self._grid_state, self._today.price[now], applied, bids, self._account, self._protocols
+        )
+        ledger, self._protocols = bill.ledger, bill.protocols
+        if settled:
+            ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
+        self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
         self.applied, self.requested = applied._asdict(), requested._asdict()
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
-        metrics["energy_mean_mwh"] = energy_mwh.mean(-1)
+        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **bill.metrics}
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -224,6 +236,7 @@ class MicrogridEnv:
             "hour": self._hour,
             "days_done": self._days_done,
             "account": self._account._asdict(),
+            "protocols": self._protocols._asdict(),
             "grid": grid | {"flow": grid["flow"]._asdict()},
         }
 
@@ -238,6 +251,7 @@ class MicrogridEnv:
         self._drawer.load_state_dict(state["drawer"])
         self._hour, self._days_done = state["hour"], state["days_done"]
         self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})
+        self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
         grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
         flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
         self._grid_state = GridState(**grid, flow=flow)
@@ -247,9 +261,10 @@ class MicrogridEnv:
     def _begin_episode(self) -> tuple[Tensor, Tensor]:
         energy_mwh = self._drawer.new_episode().to(self.device, self._dtype)
         self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
+        self._protocols = self._coordination.initial(self.num_envs)
         self._hour = self._days_done = 0
         self._load_day()
-        idle = self.idle_action().expand(self.num_envs, -1, -1).to(self._dtype)
+        idle = self._devices.idle_action().expand(self.num_envs, -1, -1).to(self._dtype)
         requested = self._devices.requested(idle, self._today.pv_mw[0], self._today.wind_mw[0])
         # taps from neutral, settled for hour 0 with idle devices
         self._grid_state = self._grid.settle(self._today.load[0], requested, None, self._tolerance_pu)
@@ -276,39 +291,14 @@ class MicrogridEnv:
             self._trace.start_day(self.dates, self._account)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
-        obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state)
+        obs, state = self._observer.observe(
+            self._tables, self._hour, self._account, self._grid_state, self._protocols.observed
+        )
         return obs.float(), state.float()
 
-    def _bill(self, now: int, applied: Applied, energy_mwh: Tensor, *, settled: bool) -> tuple[Ledger, Tensor]:
-        rule, dt_h = self.scenario.tariff, self.scenario.dt_h
-        grid, price = self._grid_state, self._today.price[now]
-        if self.scenario.settlement == "community":
-            energy_usd = tariff.pool_settlement(
-                grid.party_p_mw, price, export_share=rule.export_share, pool_share=rule.pool_share, dt_h=dt_h
-            )
-        else:
-            energy_usd = tariff.utility_bill(grid.party_p_mw, price, export_share=rule.export_share, dt_h=dt_h)
-        demand_usd, peak_mw = tariff.demand_charge(
-            grid.party_p_mw, grid.head_p_mw, self._account.peak_mw, usd_per_mw=rule.demand_charge_usd_per_mw
-        )
-        terminal_usd = torch.zeros_like(energy_mwh)
-        if settled:
-            terminal_usd = tariff.terminal_cost(
-                energy_mwh,
-                self._account.initial_energy_mwh,
-                self._today.highest_price,
-                factor=rule.terminal_price_factor,
-                adder_usd_per_mwh=rule.terminal_price_adder_usd_per_mwh,
-            )
-        ledger = Ledger(
-            energy_usd=energy_usd,
-            demand_usd=demand_usd,
-            safety_usd=self._grid.safety_penalty(grid, dt_h),
-            generator_usd=self._devices.generator_cost(applied.generator_p_mw),
-            terminal_usd=terminal_usd,
-            failure_usd=dt_h * self.scenario.safety.failed_flow_usd_per_h * ~grid.converged,
-        )
-        return ledger, peak_mw
+    def _with_bids(self, actions: Tensor) -> Tensor:
+        """Device actions (..., U) with the protocols' columns behind them, 0."""
+        return torch.nn.functional.pad(actions, (0, len(self._coordination.action_names)))
 
     def _check_started(self, method: str) -> None:
         if not self._started:

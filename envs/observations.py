@@ -41,7 +41,16 @@ class Account(NamedTuple):
 class Observer:
     """Names, scales and assembly of observations for one scenario."""
 
-    def __init__(self, scenario: Scenario, grid: Grid, devices: Devices, critic_state: CriticState) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        grid: Grid,
+        devices: Devices,
+        critic_state: CriticState,
+        protocol_names: tuple[str, ...] = (),
+    ) -> None:
+        """`protocol_names` are the columns that the protocols add to every agent's observation."""
+        self._protocol_names = protocol_names
         self._grid, self._devices = grid, devices
         self._privileged = critic_state == "privileged"
         self._per_hour, self._steps = scenario.steps_per_hour, scenario.steps_per_day
@@ -54,7 +63,9 @@ class Observer:
         self._path_length = max(map(len, grid.tap_paths), default=0)
         no_tap = len(grid.net.regulators)  # a column of zeros stands behind the taps
         self._tap_columns = torch.tensor(
-            [path + [no_tap] * (self._path_length - len(path)) for path in grid.tap_paths], device=self._like.device
+            [path + [no_tap] * (self._path_length - len(path)) for path in grid.tap_paths],
+            dtype=torch.int64,
+            device=self._like.device,
         )
         self._calendar = self._calendar_columns()
 
@@ -72,6 +83,7 @@ class Observer:
             "head_p_mw",
             "peak_mw",
             *taps,
+            *self._protocol_names,
         )
 
     @property
@@ -88,6 +100,7 @@ class Observer:
         pcc = [f"{agent}.{name}" for name in ("pcc_p_mw", "pcc_q_mvar", "pcc_v_pu") for agent in agents]
         ranges = [f"{area}.v_{end}_pu" for end in ("min", "max") for area in self._grid.area_names]
         taps = [f"tap_{regulator.name}" for regulator in self._grid.net.regulators]
+        protocols = [f"{agent}.{name}" for agent in agents for name in self._protocol_names]
         return (
             *_shared_names(),
             f"{feeder}.load_mw",
@@ -99,6 +112,7 @@ class Observer:
             "head_p_mw",
             "peak_mw",
             *taps,
+            *protocols,
         )
 
     def day_tables(self, day: ExogenousDay) -> DayTables:
@@ -115,8 +129,13 @@ class Observer:
             state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
         return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
 
-    def observe(self, tables: DayTables, step: int, account: Account, state: GridState) -> tuple[Tensor, Tensor]:
-        """Observations (B, A, O) and global state (B, S) before the action of `step` (0 .. H)."""
+    def observe(
+        self, tables: DayTables, step: int, account: Account, state: GridState, protocols: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Observations (B, A, O) and global state (B, S) before the action of `step` (0 .. H).
+
+        `protocols` (B, A, C) are the columns of `protocol_names`.
+        """
         devices, grid = self._devices, self._grid
         span = devices.energy_max_mwh - devices.energy_min_mwh
         energy = torch.stack([account.energy_mwh, account.initial_energy_mwh])
@@ -141,12 +160,13 @@ class Observer:
                 v_range[..., 1:].movedim(0, -1),
                 head[:, None].expand(-1, agents, -1),
                 padded[:, self._tap_columns],
+                protocols,
             ],
             -1,
         )
         rows = (charge, pcc, v_range)
         flat = [part.movedim(0, 1).flatten(1) for part in rows]
-        return obs, torch.cat([tables.state[:, step], *flat, head, taps], -1)
+        return obs, torch.cat([tables.state[:, step], *flat, head, taps, protocols.flatten(1)], -1)
 
     def _calendar_columns(self) -> Tensor:
         """(H, 3): share of the day left, sin and cos of the hour."""

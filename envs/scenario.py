@@ -7,113 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from envs.scenario_file import DATA, located, merged, problems, read_yaml
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Interval = tuple[NonNegative, NonNegative]
+from envs.protocols.settings import Protocols
+from envs.quantities import EnergyMwh, Interval, NonNegative, Positive, Share, StepHours, VoltagePu
+from envs.scenario_file import DATA, located, merged, problems, read_extended
+from envs.scenario_parts import Feeder, Microgrid, Model
 
 
-def _hour_or_quarter(dt_h: float) -> float:
-    if dt_h not in (1.0, 0.25):
-        raise ValueError("must be 1.0 or 0.25 hours")
-    return dt_h
-
-
-class _Model(BaseModel):
-    # an unquoted `bus: 830` is a number in YAML
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
-
-
-class RegulatorSettings(_Model):
-    """Overrides of one automatic tap changer of the tables."""
-
-    target_pu: Positive
-    """Voltage it holds at its secondary bus."""
-    deadband_pu: Positive
-    """Full width of the deadband."""
-
-
-class Battery(_Model):
-    """A battery behind an inverter; power is measured on the AC side, charging positive."""
-
-    bus: str
-    energy_min_mwh: NonNegative
-    energy_max_mwh: Positive
-    p_max_mw: NonNegative
-    """Largest charge and discharge power."""
-    s_max_mva: NonNegative
-    """Apparent power of the inverter; must cover p_max_mw."""
-    efficiency: Annotated[float, Field(gt=0, le=1)]
-    """One-way: eta when charging, 1/eta when discharging."""
-
-    @model_validator(mode="after")
-    def _bounds(self) -> "Battery":
-        if self.energy_min_mwh >= self.energy_max_mwh:
-            raise ValueError(
-                f"energy_min_mwh must be below energy_max_mwh, got {self.energy_min_mwh} and {self.energy_max_mwh}"
-            )
-        if self.s_max_mva < self.p_max_mw:
-            raise ValueError(f"s_max_mva must be at least p_max_mw, got {self.s_max_mva} and {self.p_max_mw}")
-        return self
-
-
-class Generator(_Model):
-    """A dispatchable unit with cost a P^2 + b P + c in $/h; the constant counts every hour."""
-
-    bus: str
-    p_max_mw: NonNegative
-    cost_quadratic_usd_per_mw2h: NonNegative
-    cost_linear_usd_per_mwh: NonNegative
-    cost_constant_usd_per_h: NonNegative
-
-
-class Renewable(_Model):
-    """PV or wind: rated power times a column of the profiles."""
-
-    bus: str
-    p_max_mw: NonNegative
-    profile: str
-    """Column of the profiles, a fraction of rated power."""
-
-
-class Feeder(_Model):
-    """The distribution feeder all microgrids hang on."""
-
-    name: str = "DSO"
-    """Prefix of its buses and its area's name."""
-    network: str
-    """Name of a packaged network or path to a folder of tables; a relative path counts from the YAML's folder."""
-    slack_v_pu: Positive
-    load_scale: NonNegative
-    load_profile: dict[str, NonNegative]
-    """Profile column -> weight; the load multiplier is the weighted sum."""
-    capacitors: dict[str, Annotated[int, Field(ge=0)]] = {}
-    """Bank -> steps switched on; banks not named keep the tables' default."""
-    regulators: dict[str, RegulatorSettings] = {}
-    """Tap changer -> settings; those not named keep the tables'."""
-
-
-class Microgrid(_Model):
-    """One microgrid, which is one agent."""
-
-    bus: str
-    """Feeder bus it hangs on."""
-    network: str
-    load_scale: NonNegative
-    load_profile: dict[str, NonNegative]
-    capacitors: dict[str, Annotated[int, Field(ge=0)]] = {}
-    regulators: dict[str, RegulatorSettings] = {}
-    battery: Battery
-    generator: Generator
-    pv: Renewable
-    wind: Renewable
-
-
-class Data(_Model):
+class Data(Model):
     """Time series: names of packaged series or paths to CSV files."""
 
     profiles: str
@@ -121,8 +23,9 @@ class Data(_Model):
     prices: str
     """Hourly prices; the column is `<price>_usd_per_mwh`."""
     price: str = "synthetic"
-    """Which price to bill with. Training redraws the noise of the packaged `synthetic` price (packaged profiles and
-    prices); every other price, such as one from a file of your own, is the same in training and evaluation."""
+    """Which price to bill with: a column of prices, `tou` for the time-of-use tariff, or a number in $/MWh. Training
+    redraws the noise of the packaged `synthetic` price (packaged profiles and prices); every other price, such as one
+    from a file of your own, is the same in training and evaluation."""
     price_floor_usd_per_mwh: float = 5.0
     """Lower prices are raised to this."""
     price_cap_usd_per_mwh: float = 250.0
@@ -138,7 +41,7 @@ class Data(_Model):
         return self
 
 
-class Tariff(_Model):
+class Tariff(Model):
     """Prices relative to the import price lambda (environment.md section 5)."""
 
     export_share: Share
@@ -150,16 +53,22 @@ class Tariff(_Model):
     terminal_price_factor: NonNegative
     """A missing MWh at the end of the day costs factor * max(lambda of the day) + adder."""
     terminal_price_adder_usd_per_mwh: NonNegative
+    """See terminal_price_factor."""
 
 
-class Safety(_Model):
+class Safety(Model):
     """Limits and what exceeding them costs (environment.md section 6)."""
 
-    v_min_pu: Positive
-    v_max_pu: Positive
+    v_min_pu: VoltagePu
+    """Lowest voltage allowed at any bus below the substation."""
+    v_max_pu: VoltagePu
+    """Highest voltage allowed."""
     voltage_usd_per_h: NonNegative
+    """Multiplies the sum over buses of half the squared voltages' excess."""
     current_usd_per_h: NonNegative
+    """Multiplies the sum over branches of half the squared loadings' excess over 1."""
     failed_flow_usd_per_h: NonNegative
+    """An hour whose power flow has no solution."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Safety":
@@ -168,10 +77,10 @@ class Safety(_Model):
         return self
 
 
-class Episode(_Model):
+class Episode(Model):
     """How an episode starts, what training randomises, and the scale of the reward."""
 
-    initial_energy_mwh: NonNegative
+    initial_energy_mwh: EnergyMwh
     """Energy of every battery at the start of an evaluation day."""
     training_initial_energy_mwh: Interval
     """Uniform range of the initial energies in training."""
@@ -191,12 +100,14 @@ class Episode(_Model):
         return self
 
 
-class Scenario(_Model):
+class Scenario(Model):
     """One complete scenario."""
 
     name: str
+    """Of the scenario, in logs and reports."""
     description: str = ""
-    dt_h: Annotated[float, AfterValidator(_hour_or_quarter)]
+    """One line for people."""
+    dt_h: StepHours
     """Length of a step in hours, 1 or 0.25."""
     horizon: Literal["day", "week"]
     """`day` settles at midnight and terminates; `week` runs on and is truncated after 168 h."""
@@ -204,12 +115,24 @@ class Scenario(_Model):
     """Bill at the feeder head, pooled; or every connection point on its own."""
     feeder: Feeder
     microgrids: Annotated[dict[str, Microgrid], Field(min_length=1)]
+    """Name -> microgrid. With `feeder.copies` each stands on every feeder."""
     data: Data
     tariff: Tariff
     safety: Safety
     episode: Episode
     curtailment: bool = False
     """Two more actions per microgrid: curtail PV and wind."""
+    protocols: Protocols = Protocols()
+
+    @model_validator(mode="after")
+    def _trade(self) -> "Scenario":
+        if self.protocols.horizontal == "p2p" and self.settlement != "individual":
+            raise ValueError(
+                "protocols.horizontal: p2p (--horizontal-protocol p2p) needs settlement: individual, got "
+                f"{self.settlement}: the community's pool has traded everything already; set settlement: individual, "
+                "or use consensus"
+            )
+        return self
 
     @model_validator(mode="after")
     def _energies(self) -> "Scenario":
@@ -226,9 +149,45 @@ class Scenario(_Model):
                         f"episode.{key} must lie within {name}'s battery [{battery.energy_min_mwh}, "
                         f"{battery.energy_max_mwh}] MWh, got {value}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _names(self) -> "Scenario":
         if self.feeder.name in self.microgrids:
             raise ValueError(f"the feeder's name {self.feeder.name!r} must differ from the microgrids'")
+        if self._is_copied():
+            return self
+        for name in (self.feeder.name, *self.microgrids):
+            if "." in name or not name:
+                raise ValueError(f"names of feeder and microgrids must have a letter and no dot, got {name!r}")
         return self
+
+    def _is_copied(self) -> bool:
+        """Whether the microgrids already stand on each of the `feeder.copies` feeders, as in a stored scenario."""
+        prefixes = {f"F{i}" for i in range(1, self.feeder.copies + 1)}
+        split = [name.partition(".")[::2] for name in self.microgrids]
+        own = {own for _, own in split}
+        complete = len(split) == len(own) * len(prefixes) and {prefix for prefix, _ in split} == prefixes
+        return self.feeder.copies > 1 and complete and not any("." in name or not name for name in own)
+
+    def on_every_feeder(self) -> "Scenario":
+        """With `feeder.copies` beyond 1, `MG1` becomes `F1.MG1`, `F2.MG1`, ...; else the scenario as it is."""
+        if self.feeder.copies == 1 or self._is_copied():
+            return self
+        copied = {f"{prefix}.{n}": g for prefix in self._prefixes() for n, g in self.microgrids.items()}
+        return self.model_copy(update={"microgrids": copied})
+
+    def feeders(self) -> dict[str, dict[str, Microgrid]]:
+        """Bus prefix of each feeder (`DSO`; with copies `F1.DSO`, `F2.DSO`, ...) -> the microgrids that hang on it."""
+        if self.feeder.copies == 1:
+            return {self.feeder.name: dict(self.microgrids)}
+        return {
+            f"{prefix}.{self.feeder.name}": {n: g for n, g in self.microgrids.items() if n.startswith(f"{prefix}.")}
+            for prefix in self._prefixes()
+        }
+
+    def _prefixes(self) -> list[str]:
+        return [f"F{i}" for i in range(1, self.feeder.copies + 1)]
 
     @property
     def steps_per_hour(self) -> int:
@@ -256,20 +215,12 @@ def load_scenario(name_or_path: str | Path, overrides: Mapping[str, Any] | None 
 
 
 def read_scenario(name_or_path: str | Path) -> dict[str, Any]:
-    """The content of a packaged scenario or a YAML file, not validated yet.
+    """The content of a packaged scenario or a YAML file with what it `extends`, not validated yet.
 
     Raises:
         ValueError: unknown name or unreadable YAML.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = DATA / "scenarios" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        raise ValueError(
-            f"--scenario {name_or_path!s} is unknown; use one of {', '.join(scenario_names())} "
-            "or the path of a .yaml file"
-        )
-    return read_yaml(path)
+    return read_extended(str(name_or_path), scenario_names())
 
 
 def build_scenario(content: Mapping[str, Any], overrides: Mapping[str, Any], name: str | Path) -> Scenario:
@@ -279,6 +230,6 @@ def build_scenario(content: Mapping[str, Any], overrides: Mapping[str, Any], nam
         ValueError: unknown or invalid keys; begins with the scenario's name.
     """
     try:
-        return Scenario.model_validate(merged(content, overrides))
+        return Scenario.model_validate(merged(content, overrides)).on_every_feeder()
     except ValidationError as error:
         raise ValueError(f"scenario {name}: {problems(error)}") from error

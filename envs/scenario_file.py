@@ -3,7 +3,7 @@
 Data flow: YAML -> nested dicts -> `scenario.py`, which validates them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return located(content, path.resolve().parent)
 
 
+def read_extended(name_or_path: str, known: Sequence[str], below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A scenario file with the scenario that its key `extends` names underneath.
+
+    Args:
+        name_or_path: packaged name or path of a YAML file.
+        known: packaged names, for the error.
+        below: files that extend this one, the first first.
+
+    Raises:
+        ValueError: an unknown name, an unreadable file, files that extend each other.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = DATA / "scenarios" / f"{name_or_path}.yaml"
+    path = path.resolve()
+    key = f"scenario {below[-1]}: extends:" if below else "--scenario"
+    if not path.is_file():
+        raise ValueError(f"{key} {name_or_path} is unknown; use one of {', '.join(known)} or the path of a .yaml file")
+    if path in below:
+        raise ValueError(f"{key} {name_or_path} extends itself: {' -> '.join(map(str, (*below, path)))}")
+    content = read_yaml(path)
+    if "extends" not in content:
+        return content
+    base = content.pop("extends")
+    if not isinstance(base, str):
+        raise ValueError(f"scenario {path}: extends must be a packaged name or the path of a .yaml file, got {base!r}")
+    return merged(read_extended(base, known, (*below, path)), content)
+
+
 def located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths of table folders and CSV files made absolute; packaged names and what is not found stay.
 
@@ -68,6 +97,8 @@ def located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in content.items():
         if isinstance(value, Mapping):
             result[key] = located(value, folder)
+        elif key == "extends" and isinstance(value, str) and Path(value).suffix in (".yaml", ".yml"):
+            result[key] = str((folder / value).resolve())
         elif key in _PACKAGED and isinstance(value, str) and not (DATA / _PACKAGED[key].format(value)).exists():
             found = (place / value for place in (folder, Path.cwd()) if (place / value).exists())
             result[key] = str(next(found, value))

@@ -68,11 +68,28 @@ class Network:
         return network_from_tables(read_tables(path))
 
     @classmethod
-    def from_pandapower(cls, net: Any) -> "Network":
-        """Convert a radial pandapower network; see `envs.power.from_pandapower`."""
+    def from_pandapower(
+        cls,
+        net: Any,
+        *,
+        ext_grid: int | str | None = None,
+        regulators: Mapping[Any, tuple[float, float]] | None = None,
+    ) -> "Network":
+        """Convert a radial pandapower network (docs/own-grid.md).
+
+        Args:
+            net: a pandapower net; bus ids of the result are its bus indices.
+            ext_grid: index or name of the external grid whose tree is wanted, where several are in service. Buses of
+                the other trees, and everything at them, are left out.
+            regulators: transformer (index or name) -> (target_pu, deadband_pu): its lv tap changer becomes automatic;
+                all others keep their tap position.
+
+        Raises:
+            ValueError: what the model cannot hold, by name and with the remedy.
+        """
         from envs.power.from_pandapower import network_from_pandapower  # noqa: PLC0415 - pandapower is heavy
 
-        return network_from_pandapower(net)
+        return network_from_pandapower(net, ext_grid=ext_grid, regulators=regulators)
 
     @property
     def num_buses(self) -> int:

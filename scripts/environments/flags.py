@@ -17,3 +17,27 @@ class MicrogridFlags:
     """What the central critic sees: `full`, all that is measured, or `privileged`, the rest of the drawn day too."""
     penalty: float = 1.0
     """Multiplies the safety penalty in the training reward; the reported J keeps the scenario's."""
+    vertical_protocol: Literal["none", "price_signal", "setpoint"] | None = None
+    """How the DSO coordinates with each microgrid; default: the scenario's."""
+    horizontal_protocol: Literal["none", "p2p", "consensus"] | None = None
+    """How the microgrids coordinate among themselves; default: the scenario's."""
+    protocol: Literal["price_signal", "setpoint", "p2p", "consensus"] | None = None
+    """Short for the one of the two flags that the name belongs to."""
+    profiles: str | None = None
+    """CSV file with loads, PV, wind and price (docs/data.md); default: the scenario's data."""
+
+    def protocols(self) -> dict[str, str]:
+        """The scenario's `protocols` keys that the flags set.
+
+        Raises:
+            ValueError: --protocol contradicts the flag that it is short for.
+        """
+        chosen = {"vertical": self.vertical_protocol, "horizontal": self.horizontal_protocol}
+        if self.protocol is not None:
+            kind = "vertical" if self.protocol in ("price_signal", "setpoint") else "horizontal"
+            if chosen[kind] not in (None, self.protocol):
+                raise ValueError(
+                    f"--protocol {self.protocol} contradicts --{kind}-protocol {chosen[kind]}; give one of them"
+                )
+            chosen[kind] = self.protocol
+        return {kind: name for kind, name in chosen.items() if name is not None}

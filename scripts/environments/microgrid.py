@@ -12,6 +12,8 @@ from typing import Any
 import envs
 from envs import baselines
 from envs.baselines.extra import INSTALL, solver_is_missing
+from envs.profiles import own_data
+from envs.scenario_file import merged
 from mappo import VecEnv
 from mappo.config import RewardMode, flag
 
@@ -19,6 +21,7 @@ from .family import LEARNS_FROM, Family, Request
 from .flags import MicrogridFlags
 
 DEFAULT_GROUP_SIZE = 8
+_SCENARIO_FLAGS = ("vertical_protocol", "horizontal_protocol", "protocol", "profiles")  # not keywords of `envs.make`
 
 
 class Microgrid(Family):
@@ -97,9 +100,14 @@ def stored_flags(spec: Mapping[str, Any]) -> MicrogridFlags:
 
 def _keywords(request: Request) -> dict[str, Any]:
     """Arguments of `envs.make`: those of the run that goes on, then the flags."""
-    config = request.config
-    keywords = {**request.stored, **asdict(request.microgrid), "num_envs": request.num_envs}
-    if request.microgrid.group_size is None:
+    config, flags = request.config, request.microgrid
+    plain = {name: value for name, value in asdict(flags).items() if name not in _SCENARIO_FLAGS}
+    keywords = {**request.stored, **plain, "num_envs": request.num_envs}
+    if flags.profiles is not None:
+        keywords = merged(keywords, own_data(flags.profiles, flags.scenario))
+    if protocols := flags.protocols():
+        keywords = merged(keywords, {"protocols": protocols})
+    if flags.group_size is None:
         keywords["group_size"] = _default_group_size(request.num_envs)
     return keywords | {"device": config.device, "seed": keywords.get("seed", config.seed)}
 

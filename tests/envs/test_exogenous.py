@@ -3,15 +3,39 @@ import torch
 from torch import Tensor
 
 import envs
+from envs.events import Event, EventPlan, draw_events
 from envs.exogenous import DayDrawer
-from envs.profiles import NOISE_SD_USD_PER_MWH, episode_starts, load_profiles
+from envs.profiles import NOISE_SD_USD_PER_MWH, DayProfiles, episode_starts, load_profiles
 from envs.scenario import Scenario, load_scenario
 
+_READ: dict[str, DayProfiles] = {}
 
-def drawer_of(scenario: Scenario, num_envs: int, *, seed: int = 5, evaluation: bool = False) -> DayDrawer:
-    profiles = load_profiles(scenario)
+
+def profiles_of(scenario: Scenario) -> DayProfiles:
+    """The scenario's data, read once."""
+    key = scenario.model_dump_json()
+    if key not in _READ:
+        _READ[key] = load_profiles(scenario)
+    return _READ[key]
+
+
+def drawer_of(
+    scenario: Scenario, num_envs: int, *, seed: int = 5, evaluation: bool = False, events: EventPlan | None = None
+) -> DayDrawer:
+    profiles = profiles_of(scenario)
     starts = episode_starts(profiles.num_days, "val" if evaluation else "train", scenario.horizon)
-    return DayDrawer(scenario, profiles, starts, num_envs, seed=seed, evaluation=evaluation)
+    return DayDrawer(scenario, profiles, starts, num_envs, seed=seed, evaluation=evaluation, events=events)
+
+
+def eventful(scenario: Scenario) -> EventPlan:
+    """A spike, a dip and an islanding, each on about half of the days and some over midnight."""
+    some = {"probability": 0.5, "start_h": (8.0, 20.0), "duration_h": (2.0, 6.0)}
+    events = [
+        Event(kind="price_spike", price_factor=(2.0, 4.0), price_adder_usd_per_mwh=(0.0, 100.0), **some),
+        Event(kind="pv_dip", pv_share_lost=(0.2, 0.8), hits="each", **some),
+        Event(kind="islanding", hits="one", **some),
+    ]
+    return EventPlan(events, agents=tuple(scenario.microgrids), branches=(), steps_per_hour=1)
 
 
 def within(values: Tensor, low: float, high: float) -> bool:
@@ -21,7 +45,7 @@ def within(values: Tensor, low: float, high: float) -> bool:
 
 
 def test_evaluation_copy_b_plays_day_b_unchanged(scenario: Scenario) -> None:
-    drawer, profiles = drawer_of(scenario, 75, evaluation=True), load_profiles(scenario)
+    drawer, profiles = drawer_of(scenario, 75, evaluation=True), profiles_of(scenario)
     val = [day for day in range(366) if day // 7 % 5 == 3]
     for _ in range(2):
         energy = drawer.new_episode()
@@ -47,7 +71,7 @@ def test_training_draws_days_of_its_split_and_energies_in_their_range(scenario: 
 
 
 def test_training_scales_each_area_and_plant_by_its_own_factor(scenario: Scenario) -> None:
-    drawer, profiles = drawer_of(scenario, 1000), load_profiles(scenario)
+    drawer, profiles = drawer_of(scenario, 1000), profiles_of(scenario)
     drawer.new_episode()
     today = drawer.today()
     factor = today.load / profiles.load[drawer.day]
@@ -63,7 +87,7 @@ def test_training_scales_each_area_and_plant_by_its_own_factor(scenario: Scenari
 
 
 def test_training_redraws_the_price_noise(scenario: Scenario) -> None:
-    drawer, profiles = drawer_of(scenario, 3000), load_profiles(scenario)
+    drawer, profiles = drawer_of(scenario, 3000), profiles_of(scenario)
     assert profiles.price_base is not None
     drawer.new_episode()
     day = drawer.day.clone()
@@ -81,7 +105,7 @@ def test_training_redraws_the_price_noise(scenario: Scenario) -> None:
 
 def test_noise_runs_on_over_midnight(scenario: Scenario) -> None:
     week = load_scenario("ieee34_ieee13", {"horizon": "week"})
-    drawer, base = drawer_of(week, 2000), load_profiles(week).price_base
+    drawer, base = drawer_of(week, 2000), profiles_of(week).price_base
     assert base is not None
     drawer.new_episode()
     before = (drawer.today().price - base[drawer.day])[:, -1]
@@ -146,3 +170,61 @@ def test_an_evaluation_has_no_groups() -> None:
     env = envs.make(num_envs=6, group_size=4, split="val", evaluation=True)
     assert env.group_size == 1
     assert len(env.day.unique()) == 6
+
+
+def test_events_change_price_and_pv_and_nothing_else(scenario: Scenario) -> None:
+    plain, drawer = drawer_of(scenario, 50), drawer_of(scenario, 50, events=eventful(scenario))
+    assert torch.equal(plain.new_episode(), drawer.new_episode())
+    before, after, events = plain.today(), drawer.today(), drawer.events_today()
+    assert plain.events_today() is None
+    assert events is not None
+    spike = events.price_factor > 1
+    assert 10 < spike.any(-1).sum() < 40
+    assert torch.equal(after.price[~spike], before.price[~spike])
+    expected = (before.price * events.price_factor + events.price_adder_usd_per_mwh)[spike]
+    assert torch.allclose(after.price[spike], expected)
+    assert after.price.max() > scenario.data.price_cap_usd_per_mwh
+    pv_mw, wind_mw = after.renewables_mw.chunk(2, 1)
+    assert torch.equal(pv_mw, before.renewables_mw[:, :3] * events.pv_factor)
+    assert (pv_mw < before.renewables_mw[:, :3]).any()
+    assert torch.equal(wind_mw, before.renewables_mw[:, 3:])
+    assert torch.equal(after.load, before.load)
+    assert torch.equal(after.yesterday_renewables_mw, before.yesterday_renewables_mw)
+    assert events.islanded.any()
+
+
+def test_yesterdays_dip_is_in_yesterdays_renewables() -> None:
+    week = load_scenario("ieee34_ieee13", {"horizon": "week"})
+    drawer = drawer_of(week, 30, events=eventful(week))
+    drawer.new_episode()
+    for _ in range(3):
+        today = drawer.today().renewables_mw
+        drawer.next_day()
+        assert torch.equal(drawer.today().yesterday_renewables_mw, today)
+
+
+def test_events_of_an_evaluation_repeat_and_differ_between_copies(scenario: Scenario) -> None:
+    drawer = drawer_of(scenario, 20, evaluation=True, events=eventful(scenario))
+    drawer.new_episode()
+    first = drawer.events_today()
+    drawer.new_episode()
+    second = drawer.events_today()
+    assert first is not None
+    assert second is not None
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert first.price_factor.unique(dim=0).shape[0] > 5
+
+
+def test_events_of_training_differ_between_episodes_and_follow_the_counters(scenario: Scenario) -> None:
+    plan = eventful(scenario)
+    drawer, twin = drawer_of(scenario, 20, events=plan), drawer_of(scenario, 20, events=plan)
+    drawer.new_episode()
+    first = drawer.today().price
+    drawer.new_episode()
+    events = drawer.events_today()
+    assert events is not None
+    expected = draw_events(plan, seed=5, copy=torch.arange(20), episode=torch.ones(20, dtype=torch.int64))
+    assert torch.equal(events.pv_factor, expected.pv_factor)
+    twin.load_state_dict(drawer.state_dict())
+    assert torch.equal(twin.today().price, drawer.today().price)
+    assert not torch.equal(first, drawer.today().price)

@@ -1,5 +1,5 @@
 import gzip
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,16 @@ from envs.profiles import (
     WIND_COLUMNS,
     Split,
     episode_starts,
+    labelled_split,
     load_profiles,
     price_base,
     read_series,
+    time_of_use_price,
+    weekly_split,
 )
 from envs.scenario import DATA, Scenario, load_scenario
 
-HOUR = timedelta(hours=1)
+HOUR, QUARTER = timedelta(hours=1), timedelta(minutes=15)
 
 
 def day_csv(folder: Path, *, header: str = "time,load_a", edit: dict[int, str] | None = None, rows: int = 24) -> Path:
@@ -83,6 +86,22 @@ def test_time_of_use_price_is_the_documented_one() -> None:
     price = load_profiles(load_scenario("ieee34_ieee13", {"data": {"price": "tou"}})).price
     expected = [38] * 6 + [68] * 4 + [45] * 6 + [115] * 5 + [68] + [38] * 2
     assert price.tolist() == [expected] * 366
+    assert time_of_use_price(24).tolist() == expected
+
+
+def test_time_of_use_rule_is_the_packaged_column_in_every_hour() -> None:
+    packaged = read_series("price_2016", "_hourly", HOUR).column("tou_usd_per_mwh")
+    assert torch.equal(time_of_use_price(24).repeat(366), packaged)
+
+
+def test_time_of_use_price_changes_on_the_hour_in_quarter_hours() -> None:
+    assert torch.equal(time_of_use_price(96), time_of_use_price(24).repeat_interleave(4))
+
+
+def test_a_number_is_a_constant_price() -> None:
+    price = load_profiles(load_scenario("ieee34_ieee13", {"data": {"price": 80}})).price
+    assert price.shape == (366, 24)
+    assert price.unique().tolist() == [80.0]
 
 
 def test_quarter_hours_average_to_the_hours(scenario: Scenario) -> None:
@@ -143,7 +162,10 @@ def test_a_split_without_a_whole_week_is_an_error() -> None:
         ({4: "2020-01-01T05:00:00,0.5"}, r"line 4: times must advance .*\(gap\)"),
         ({5: "2020-01-01T03:00:00,-0.5"}, r"line 5: load_a is a load and must not be negative, got -0.5"),
         ({6: "noon,0.5"}, "line 6: Invalid isoformat string: 'noon'"),
-        ({1: "date,load_a"}, r"^data file [^ ]*series\.csv line 1: the first column must be 'time', got .'date'"),
+        ({6: "2020-01-01T04:00:00+01:00,0.5"}, "line 6: write all times with a UTC offset or none"),
+        ({1: "date,load_a"}, r"^data file [^ ]*series\.csv line 1: the first column must be 'time' .*, got .'date'"),
+        ({1: "time;load_a"}, "line 1: the first column must be 'time' .*; separate cells by commas"),
+        ({1: "time,"}, "line 1: a column has no name: give every column a name of its own"),
     ],
 )
 def test_damaged_rows_are_named_with_their_line(tmp_path: Path, edit: dict[int, str], message: str) -> None:
@@ -154,8 +176,8 @@ def test_damaged_rows_are_named_with_their_line(tmp_path: Path, edit: dict[int, 
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ("high", "line 6: could not convert string to float: 'high'"),
-        ("", "line 6: could not convert"),
+        ("high", "line 6: load_a: could not convert string to float: 'high'; write numbers like 0.25"),
+        ("", "line 6: load_a is empty; fill every gap"),
         ("0.5,7", "line 6: expected 2 cells, got 3"),
     ],
 )
@@ -168,7 +190,7 @@ def test_damaged_cells_are_named_with_their_line(tmp_path: Path, cells: str, mes
 @pytest.mark.parametrize("cell", ["nan", "inf"])
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, cell: str) -> None:
     path = day_csv(tmp_path, edit={5: f"2020-01-01T03:00:00,{cell}"})
-    with pytest.raises(ValueError, match="line 5: "):
+    with pytest.raises(ValueError, match=f"line 5: load_a must be a finite number, got '{cell}'"):
         read_series(str(path), "", HOUR)
 
 
@@ -207,7 +229,8 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
         read_series("nowhere", "_hourly", HOUR)
     series = read_series(str(day_csv(tmp_path)), "", HOUR)
     assert series.column("load_a")[3].item() == 0.53
-    with pytest.raises(ValueError, match=r"column 'load_b' is not in .*series\.csv; columns are load_a"):
+    message = r"column 'load_b' is not in .*series\.csv; columns are load_a; did you mean 'load_a'\?"
+    with pytest.raises(ValueError, match=message):
         series.column("load_b")
 
 
@@ -216,7 +239,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     whole = gzip.compress(day_csv(tmp_path).read_bytes())
     for damaged in (whole[: len(whole) // 2], b"no archive"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"series\.csv\.gz cannot be read .*restore it from the package"):
+        with pytest.raises(ValueError, match=r"series\.csv\.gz cannot be read .*restore the file"):
             read_series(str(path), "", HOUR)
 
 
@@ -229,3 +252,88 @@ def test_series_must_cover_the_same_days(tmp_path: Path) -> None:
 def test_an_unknown_profile_column_is_named() -> None:
     with pytest.raises(ValueError, match=r"column 'PV9' is not in .*; columns are load_mv_semiurb"):
         envs.make(microgrids={"MG1": {"pv": {"profile": "PV9"}}})
+
+
+def test_a_column_name_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = day_csv(tmp_path, header="time,load_a,load_a")
+    with pytest.raises(ValueError, match="line 1: 'load_a' is the name of two columns"):
+        read_series(str(path), "", HOUR)
+
+
+def clock_csv(folder: Path, *times: datetime, header: str = "time") -> Path:
+    path = folder / "clock.csv"
+    path.write_text("\n".join([f"{header},load_a", *(f"{time.isoformat()},0.5" for time in times)]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "skipped", "line", "kind"),
+    [
+        (datetime(2021, 3, 28), [2], 4, "gap, as daylight saving makes it"),
+        (datetime(2021, 10, 31), [], 5, "duplicate, as daylight saving makes it"),
+    ],
+)
+def test_daylight_saving_is_named(tmp_path: Path, first: datetime, skipped: list[int], line: int, kind: str) -> None:
+    hours = [hour for hour in range(24) if hour not in skipped]
+    if not skipped:
+        hours.insert(3, 2)  # 02:00 comes twice
+    path = clock_csv(tmp_path, *(first + hour * HOUR for hour in hours))
+    with pytest.raises(ValueError, match=rf"line {line}: times must advance by 1:00:00, .*\({kind}\); write them in"):
+        read_series(str(path), "", HOUR)
+
+
+def test_utc_offsets_carry_a_series_over_daylight_saving(tmp_path: Path) -> None:
+    lines = ["time,load_a"]
+    instant = datetime(2021, 3, 27, 23, tzinfo=UTC)
+    for hour in range(24):
+        summer = instant + hour * HOUR >= datetime(2021, 3, 28, 1, tzinfo=UTC)
+        local = (instant + hour * HOUR).replace(tzinfo=None) + (2 if summer else 1) * HOUR
+        lines.append(f"{local.isoformat()}+0{2 if summer else 1}:00,{hour}")
+    path = tmp_path / "offsets.csv"
+    path.write_text("\n".join(lines) + "\n")
+    assert read_series(str(path), "", HOUR).column("load_a").tolist() == list(range(24))
+
+
+@pytest.mark.parametrize(("first_hour", "date", "offset_h"), [(8, 5, -8), (0, 5, 0), (23, 6, 1)])
+def test_a_utc_column_counts_days_from_its_first_row(tmp_path: Path, first_hour: int, date: int, offset_h: int) -> None:
+    start = datetime(2023, 6, 5, first_hour)
+    path = clock_csv(tmp_path, *(start + hour * HOUR for hour in range(24)), header="time_utc")
+    first = read_series(str(path), "", HOUR).start
+    assert (first.day, first.hour) == (date, 0)
+    assert first.utcoffset() == offset_h * HOUR
+    path = clock_csv(tmp_path, *((start + hour * HOUR).replace(tzinfo=UTC) for hour in range(24)))
+    if first_hour:  # a column `time` is taken at its word
+        with pytest.raises(ValueError, match=r"must start at midnight .*a `time_utc` column count from its first row"):
+            read_series(str(path), "", HOUR)
+
+
+def test_rows_that_fit_no_step_are_an_error(tmp_path: Path) -> None:
+    path = clock_csv(tmp_path, *(datetime(2021, 1, 1) + k * timedelta(minutes=40) for k in range(36)))
+    with pytest.raises(ValueError, match="a row every 0:40:00, which does not fit into steps of 1:00:00"):
+        read_series(str(path), "", HOUR)
+
+
+def test_prices_need_a_file_when_they_are_a_column(scenario: Scenario) -> None:
+    data = scenario.data.model_copy(update={"prices": None, "price": "spot"})
+    with pytest.raises(ValueError, match=r"data\.prices is missing: name the file that holds spot_usd_per_mwh"):
+        load_profiles(scenario.model_copy(update={"data": data}))
+
+
+def test_a_file_shorter_than_a_day_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"whole days, got 6 rows from .*, 0.25 days; cut it"):
+        read_series(str(day_csv(tmp_path, rows=6)), "", HOUR)
+
+
+def test_labels_without_validation_give_it_each_fifth_week_of_training() -> None:
+    train: list[Split] = ["train"]
+    test: list[Split] = ["test"]
+    years = labelled_split(train * 365 + test * 366)
+    assert [years.count(split) for split in ("train", "val", "test")] == [295, 70, 366]
+    assert all(day // 7 % 5 == 3 and day < 365 for day, split in enumerate(years) if split == "val")
+    assert labelled_split(["train", "val", "test"]) == ("train", "val", "test")
+
+
+def test_packaged_data_are_split_by_week(scenario: Scenario) -> None:
+    profiles = load_profiles(scenario)
+    assert profiles.split == weekly_split(366)
+    assert profiles.starts("val", "week") == episode_starts(366, "val", "week")

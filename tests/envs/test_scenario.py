@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,10 @@ import torch
 import yaml
 
 import envs
+from envs.composition import build_network
 from envs.scenario import DATA, load_scenario
 
+ROOT = Path(__file__).parents[2]
 DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
 
 
@@ -35,7 +38,7 @@ DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
         ),
         (
             {"microgrids": {"MG1": {"battery": {"efficiency": 1.2}}}},
-            "microgrids.MG1.battery.efficiency: .*less than or equal to 1, got 1.2",
+            "microgrids.MG1.battery.efficiency: must be at most 1; it is a share, so 98 % is 0.98, got 1.2",
         ),
         (
             {"microgrids": {"MG1": {"battery": {"energy_min_mwh": 3.0}}}},
@@ -53,9 +56,37 @@ DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
         ),
         ({"feeder": {"name": "MG1"}}, "the feeder's name 'MG1' must differ from the microgrids'"),
         ({"feeder": {"slack_v_pu": float("nan")}}, "feeder.slack_v_pu: .*finite"),
-        ({"feeder": {"network": "ieee8500"}}, "network 'ieee8500' is unknown; use one of ieee123, ieee13, ieee34"),
-        ({"microgrids": {"MG1": {"bus": "999"}}}, "microgrid MG1: feeder bus '999' does not exist; buses are 800, "),
-        ({"microgrids": {"MG1": {"pv": {"bus": "999"}}}}, "bus 'MG1.999' is not in the network; buses are DSO.800"),
+        ({"feeder": {"network": "ieee8500"}}, "network 'ieee8500' is unknown; use one of campus, ieee123, "),
+        (
+            {"microgrids": {"MG1": {"bus": "999"}}},
+            "microgrids.MG1.bus: feeder bus '999' does not exist; buses are 800, ",
+        ),
+        ({"microgrids": {"MG1": {"pv": {"bus": "999"}}}}, "microgrids.MG1.pv.bus: '999' is no bus of MG1; buses are "),
+        (
+            {"microgrids": {"MG2": {"wind": {"bus": "68O"}}}},
+            "wind.bus: '68O' is no bus of MG2; near names are .*680",
+        ),
+        ({"microgrids": {"MG1": {"bus": "88"}}}, "MG1.bus: feeder bus '88' does not exist; near names are .*888"),
+        (
+            {"microgrids": {"MG1": {"bus": "890"}}},
+            "MG1.bus: bus '890' has 4.16 kV, but connection_kv is for 24.9 kV; set microgrids.MG1.connection_kv: 4.16, "
+            "or choose another bus",
+        ),
+        (
+            {"microgrids": {"MG1": {"connection_kv": None}}},
+            "MG1.bus: bus '830' has 24.9 kV, but the transformer of ieee13 is for 115 kV; set .*connection_kv: 24.9",
+        ),
+        ({"microgrids": {"MG1": {"load_scale": 25}}}, "MG1.load_scale: must be at most 20; .*load in kW, got 25"),
+        ({"microgrids": {"MG1": {"pv": {"p_max_mw": 1500}}}}, "pv.p_max_mw: must be at most 1000; .*kW, .*got 1500"),
+        (
+            {"microgrids": {"MG1": {"battery": {"energy_max_mwh": 2000}}}},
+            "battery.energy_max_mwh: must be at most 1000; it looks like kWh, divide it by 1000, got 2000",
+        ),
+        ({"microgrids": {"MG1": {"connection_kv": 24900}}}, "connection_kv: must be at most 1000; it looks like V"),
+        ({"feeder": {"slack_v_pu": 103.5}}, "feeder.slack_v_pu: must be at most 2; it looks like kV or %"),
+        ({"feeder": {"copies": 0}}, "feeder.copies: .*greater than or equal to 1, got 0"),
+        ({"feeder": {"copies": 1.5}}, "feeder.copies: .*valid integer, got 1.5"),
+        ({"microgrids": {"MG1": {"network": "pandapower:case33bw"}}}, "a pandapower network can be a feeder only"),
         (
             {"feeder": {"capacitors": {"C999": 1}}},
             r"capacitors.C999: 1 is not possible in ieee34; it has C844 \(at most 1\), C848",
@@ -152,3 +183,50 @@ def test_spec_rebuilds_the_env() -> None:
     assert again.scenario == env.scenario
     assert again.settings == env.settings
     assert torch.equal(env.reset()[0], again.reset()[0])
+
+
+def test_an_extension_changes_keys_and_keeps_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: ieee34_ieee13\nname: mine\nsafety: {v_min_pu: 0.94}\n")
+    (tmp_path / "again.yaml").write_text("extends: mine.yaml\nmicrogrids: {MG1: {load_profile: {load_G2-A: 1.0}}}\n")
+    default, again = load_scenario("ieee34_ieee13"), load_scenario(tmp_path / "again.yaml")
+    assert (again.name, again.safety.v_min_pu, again.safety.v_max_pu) == ("mine", 0.94, default.safety.v_max_pu)
+    assert again.microgrids["MG1"].load_profile == {"load_G2-A": 1.0}
+    assert again.microgrids["MG2"] == default.microgrids["MG2"]
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nowhere", r"mine\.yaml: extends: nowhere is unknown; use one of case33bw, "),
+        ("mine.yaml", r"mine\.yaml extends itself: .*mine\.yaml -> .*mine\.yaml"),
+        ("3", "extends must be a packaged name or the path of a .yaml file, got 3"),
+    ],
+)
+def test_an_extension_of_nothing_or_of_itself_is_an_error(tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {base}\nname: mine\n")
+    with pytest.raises(ValueError, match=message):
+        load_scenario(tmp_path / "mine.yaml")
+
+
+def test_names_with_dots_are_refused_as_they_would_be_taken_for_buses() -> None:
+    grid = load_scenario("ieee34_ieee13").microgrids["MG1"].model_dump()
+    with pytest.raises(ValueError, match=r"must have a letter and no dot, got 'A\.B'"):
+        load_scenario("ieee34_ieee13", {"microgrids": {"A.B": grid}})
+
+
+def test_a_transformer_of_another_rating_acts_as_its_ratio() -> None:
+    plain = build_network(load_scenario("ieee34_ieee13"))
+    other = build_network(load_scenario("ieee34_ieee13", {"microgrids": {"MG1": {"connection_kv": 24.0}}}))
+    head = plain.position("MG1.RG60")
+    assert float(other.ratio[head].real) == pytest.approx(float(plain.ratio[head].real) * 24.9 / 24.0)
+    assert torch.equal(
+        torch.cat([other.ratio[:head], other.ratio[head + 1 :]]),
+        torch.cat([plain.ratio[:head], plain.ratio[head + 1 :]]),
+    )
+
+
+def test_the_reference_page_is_current() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "scenario_reference.py"))
+    assert page["PAGE"].read_text() == page["reference_page"](), "run python scripts/scenario_reference.py"
+    assert page["unit_of"]("cost_quadratic_usd_per_mw2h") == "$/MW²h"
+    assert page["unit_of"]("name") == ""

@@ -179,7 +179,7 @@ def nine_microgrids(content: dict[str, Any]) -> None:
 def feeder_of_123_buses(content: dict[str, Any]) -> None:
     content["feeder"].update(network="ieee123", slack_v_pu=1.0, load_scale=0.5, capacitors={}, regulators={})
     for grid, bus in zip(content["microgrids"].values(), ("47", "76", "108"), strict=True):
-        grid.update(bus=bus, load_scale=0.1)
+        grid.update(bus=bus, load_scale=0.1, connection_kv=4.16)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,86 +7,8 @@ import pytest
 import torch
 
 from envs.power import Network, solve_power_flow
-from tests.envs.pandapower_reference import solve, voltages
-
-
-@pytest.fixture(autouse=True)
-def _third_party_warnings() -> Iterator[None]:
-    """pandapower's own cases are built with calls that pandas and pandapower deprecate."""
-    with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning):
-            warnings.filterwarnings("ignore", category=category, module=r"pandapower|pandas|numpy")
-        yield
-
-
-def difference_pu(net: Any) -> float:
-    """Largest |dV| (complex, so angles count) over the supplied buses."""
-    ours = Network.from_pandapower(net)
-    result = solve_power_flow(ours, *ours.nominal_injections(), tolerance_pu=1e-12)
-    assert result.converged.all()
-    v = np.full(int(net.bus.index.max()) + 1, np.nan + 0j)
-    for bus in net.bus.index[net.bus.in_service]:
-        v[bus] = result.v_pu[0, ours.position(int(bus))].item()
-    start = np.array([v[bus] for bus in net.bus.index])
-    solve(net, np.where(np.isnan(start), 1.0, start))
-    return float(np.nanmax(np.abs(voltages(net) - start)))
-
-
-def feeder(**trafo: Any) -> Any:
-    """20 kV, a transformer, 0.4 kV with a spur; keyword arguments change the transformer."""
-    net = pp.create_empty_network()
-    grid, hv, lv, a, b, c = (pp.create_bus(net, vn_kv=kv) for kv in (20.0, 20.0, 0.4, 0.4, 0.4, 0.4))
-    pp.create_ext_grid(net, grid, vm_pu=1.02, va_degree=10.0)
-    line: dict[str, Any] = {"r_ohm_per_km": 0.2, "x_ohm_per_km": 0.08, "c_nf_per_km": 300.0, "max_i_ka": 0.3}
-    pp.create_line_from_parameters(net, grid, hv, length_km=4.0, parallel=2, g_us_per_km=3.0, **line)
-    for start, end, km in ((lv, a, 0.2), (a, b, 0.1), (a, c, 0.3)):
-        pp.create_line_from_parameters(net, start, end, length_km=km, **line)
-    values: dict[str, Any] = {"sn_mva": 0.4, "vn_hv_kv": 20.0, "vn_lv_kv": 0.4, "vkr_percent": 1.4, "vk_percent": 6.0}
-    values |= {"pfe_kw": 0.0, "i0_percent": 0.0}
-    pp.create_transformer_from_parameters(net, hv, lv, **(values | trafo))
-    pp.create_load(net, b, 0.08, 0.02, scaling=0.9)
-    pp.create_load(net, c, 0.06, 0.01)
-    pp.create_sgen(net, a, 0.03, -0.004, scaling=1.2)
-    pp.create_shunt(net, a, q_mvar=-0.02, p_mw=0.001, step=2, vn_kv=0.41, max_step=3)
-    return net
-
-
-TAP: dict[str, Any] = {
-    "tap_side": "hv",
-    "tap_neutral": 0,
-    "tap_min": -9,
-    "tap_max": 9,
-    "tap_step_percent": 1.5,
-    "tap_pos": -3,
-}
-MAGNETISED: dict[str, Any] = {"pfe_kw": 6.0, "i0_percent": 8.0}
-RATIO: dict[str, Any] = TAP | {"tap_changer_type": "Ratio", "tap_step_degree": 0.0}
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        cases.case33bw,
-        cases.create_cigre_network_mv,
-        cases.create_cigre_network_lv,
-        cases.simple_four_bus_system,
-        cases.four_loads_with_branches_out,
-        cases.create_kerber_landnetz_freileitung_1,
-        cases.create_kerber_dorfnetz,
-        cases.kb_extrem_landnetz_kabel_trafo,
-        cases.create_dickert_lv_network,
-        cases.mv_oberrhein,
-    ],
-    ids=lambda build: build.__name__,
-)
-def test_bundled_radial_networks_agree_with_pandapower(build: Callable[[], Any]) -> None:
-    net = build()
-    if build is cases.case33bw:
-        assert not net.line.in_service.all()  # its ties are out of service
-    if build is cases.mv_oberrhein:
-        net.ext_grid.loc[net.ext_grid.index[1:], "in_service"] = False
-        pp.create_switch(net, net.ext_grid.bus.iloc[0], net.ext_grid.bus.iloc[1], et="b")
-    assert difference_pu(net) < 1e-7
+from tests.envs.pandapower_reference import solve
+from tests.envs.power.pandapower_grids import LINE, MAGNETISED, RATIO, TAP, difference_pu, feeder
 
 
 @pytest.mark.parametrize(
@@ -166,48 +86,6 @@ def test_a_transformer_open_at_one_end_agrees_with_pandapower(open_bus: int) -> 
     assert difference_pu(net) < 1e-7
 
 
-@pytest.mark.parametrize(
-    ("trafo", "message"),
-    [
-        ({"tap2_pos": 2, "tap2_neutral": 0}, "trafo 0: a second tap changer is not supported; set tap2_pos to"),
-        ({"tap2_pos": 2, "tap2_neutral": np.nan}, "trafo 0: a second tap changer is not supported"),
-        (RATIO | {"tap_neutral": np.nan}, "trafo 0: tap_neutral must be a number where tap_changer_type is set, got"),
-        (RATIO | {"tap_step_percent": np.nan}, "trafo 0: tap_step_percent must be a number for a Ratio tap changer"),
-        (
-            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": np.nan, "tap_step_degree": np.nan},
-            "trafo 0: an Ideal tap changer needs tap_step_percent or tap_step_degree",
-        ),
-        (
-            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 1.5, "tap_step_degree": 2.0},
-            "trafo 0: an Ideal tap changer has tap_step_percent 1.5 and tap_step_degree 2.0; set one of them to 0",
-        ),
-        (
-            TAP | {"tap_changer_type": "Ideal", "tap_step_percent": 90.0, "tap_step_degree": 0.0},
-            "trafo 0: -3 taps of tap_step_percent 90.0 exceed 200 %",
-        ),
-    ],
-)
-def test_tap_changers_that_mean_nothing_here_are_refused(trafo: dict[str, Any], message: str) -> None:
-    net = feeder()
-    for column, value in trafo.items():
-        net.trafo[column] = value
-    with pytest.raises(ValueError, match=message):
-        Network.from_pandapower(net)
-
-
-def test_a_second_tap_changer_at_neutral_does_not_matter() -> None:
-    net = feeder(**RATIO)
-    net.trafo["tap2_pos"] = net.trafo["tap2_neutral"] = 1
-    assert Network.from_pandapower(net).num_buses == 6
-
-
-def test_shunts_by_table_are_refused() -> None:
-    net = feeder()
-    net.shunt["step_dependency_table"] = True
-    with pytest.raises(ValueError, match=r"shunt.step_dependency_table is not supported; set it to False"):
-        Network.from_pandapower(net)
-
-
 def test_an_unknown_rating_is_no_limit() -> None:
     net = feeder()
     net.line.loc[1, "max_i_ka"] = np.nan
@@ -239,69 +117,6 @@ def test_loading_agrees_with_pandapower_where_there_is_no_charging() -> None:
     assert result.trafo_loading[0].item() == pytest.approx(net.res_trafo.i_hv_ka[0] / rated_ka, abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("table", "add"),
-    [
-        ("gen", lambda net: pp.create_gen(net, 3, p_mw=0.1)),
-        ("ward", lambda net: pp.create_ward(net, 3, 0.1, 0.1, 0.1, 0.1)),
-        ("xward", lambda net: pp.create_xward(net, 3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0)),
-        ("impedance", lambda net: pp.create_impedance(net, 3, 5, 0.1, 0.1, 1.0)),
-        ("storage", lambda net: pp.create_storage(net, 3, 0.1, 1.0)),
-        ("motor", lambda net: pp.create_motor(net, 3, pn_mech_mw=0.01, cos_phi=0.9)),
-        ("asymmetric_load", lambda net: pp.create_asymmetric_load(net, 3, p_a_mw=0.01)),
-        ("dcline", lambda net: pp.create_dcline(net, 3, 5, 0.1, 1.0, 0.0, 1.0, 1.0)),
-        (
-            "trafo3w",
-            lambda net: pp.create_transformer3w_from_parameters(
-                net, 1, 3, 5, 20.0, 0.4, 0.4, 1.0, 1.0, 1.0, 6.0, 6.0, 6.0, 1.0, 1.0, 1.0, 0.0, 0.0
-            ),
-        ),
-    ],
-)
-def test_unsupported_elements_are_refused_by_name(table: str, add: Callable[[Any], Any]) -> None:
-    net = feeder()
-    add(net)
-    with pytest.raises(ValueError, match=f"pandapower table '{table}' is not supported .1 elements.*supported are bus"):
-        Network.from_pandapower(net)
-
-
-def test_unsupported_elements_out_of_service_do_not_matter() -> None:
-    net = feeder()
-    pp.create_gen(net, 3, p_mw=0.1, in_service=False)
-    assert Network.from_pandapower(net).num_buses == 6
-
-
-def test_voltage_dependent_loads_are_refused() -> None:
-    net = feeder()
-    pp.create_load(net, 5, 0.01, 0.0, const_z_p_percent=50.0)
-    with pytest.raises(ValueError, match=r"const_z_p_percent are not supported; set it to 0"):
-        Network.from_pandapower(net)
-
-
-def test_a_loop_is_named() -> None:
-    net = feeder()
-    pp.create_line_from_parameters(net, 4, 5, 0.1, r_ohm_per_km=0.2, x_ohm_per_km=0.1, c_nf_per_km=0.0, max_i_ka=0.3)
-    with pytest.raises(ValueError, match=r"meshed: (?=.*\b3\b)(?=.*\b4\b)(?=.*\b5\b).* is a loop; open a switch"):
-        Network.from_pandapower(net)
-
-
-def test_exactly_one_external_grid_is_required() -> None:
-    net = feeder()
-    pp.create_ext_grid(net, 2)
-    with pytest.raises(ValueError, match="exactly one external grid in service, got 2"):
-        Network.from_pandapower(net)
-    net.ext_grid["in_service"] = False
-    with pytest.raises(ValueError, match="exactly one external grid in service, got 0"):
-        Network.from_pandapower(net)
-
-
-def test_a_bus_without_supply_is_named() -> None:
-    net = feeder()
-    pp.create_bus(net, vn_kv=0.4, index=77)
-    with pytest.raises(ValueError, match="no path from source bus 0 to bus 77"):
-        Network.from_pandapower(net)
-
-
 def test_a_batch_of_a_converted_network_scales_its_own_injections() -> None:
     net: Any = cases.case33bw()
     ours = Network.from_pandapower(net)
@@ -313,3 +128,83 @@ def test_a_batch_of_a_converted_network_scales_its_own_injections() -> None:
     assert (result.v_pu[0].abs().min().item(), result.v_pu[1].abs().min().item()) == pytest.approx(
         (net.res_bus.vm_pu.min(), 0.91309), abs=2e-6
     )  # 0.91309 pu: Baran and Wu (1989)
+
+
+def test_two_tap_changers_add_up_as_in_pandapower() -> None:
+    second = {"tap2_side": "lv", "tap2_neutral": 1, "tap2_min": -5, "tap2_max": 5, "tap2_pos": 4}
+    second |= {"tap2_step_percent": 1.25, "tap2_step_degree": 90.0, "tap2_changer_type": "Ratio"}
+    net = feeder(**RATIO, **second)
+    before = Network.from_pandapower(net).ratio
+    assert difference_pu(net) < 1e-7
+    net.trafo["tap2_pos"] = 1
+    assert (Network.from_pandapower(net).ratio - before).abs().max() > 1e-3
+    assert difference_pu(net) < 1e-7
+
+
+def test_a_negative_short_circuit_voltage_is_capacitive_as_in_pandapower() -> None:
+    net = feeder(vk_percent=-6.0)
+    assert Network.from_pandapower(net).z_pu.imag.min() < 0
+    assert difference_pu(net) < 1e-7
+
+
+def test_a_shunt_without_rated_voltage_takes_its_bus_voltage() -> None:
+    net = feeder()
+    net.shunt["vn_kv"] = np.nan
+    expected = Network.from_pandapower(net).y_pu  # before pandapower fills the cell in
+    assert difference_pu(net) < 1e-7
+    assert net.shunt.vn_kv[0] == 0.4
+    assert torch.equal(Network.from_pandapower(net).y_pu, expected)
+
+
+def test_a_switch_without_a_stated_impedance_is_ideal() -> None:
+    net = feeder()
+    pp.create_switch(net, 5, pp.create_bus(net, vn_kv=0.4), et="b")
+    net.switch["z_ohm"] = np.nan
+    assert Network.from_pandapower(net).num_buses == 6
+
+
+def test_conversion_leaves_the_net_as_it_was() -> None:
+    net = feeder(**RATIO)
+    before = {
+        name: net[name].copy() for name in ("bus", "line", "trafo", "load", "sgen", "shunt", "switch", "ext_grid")
+    }
+    Network.from_pandapower(net)
+    assert all(net[name].equals(table) for name, table in before.items())
+
+
+def test_lines_in_parallel_are_one_branch_with_the_highest_of_their_loadings() -> None:
+    net = feeder()
+    net.line["c_nf_per_km"] = net.line["g_us_per_km"] = 0.0
+    other: dict[str, Any] = LINE | {"x_ohm_per_km": 0.3, "c_nf_per_km": 0.0}
+    pp.create_line_from_parameters(net, 3, 2, length_km=0.3, **other)
+    ours = Network.from_pandapower(net)
+    merged = ours.branch_names.index("line 1 | line 4")
+    assert difference_pu(net) < 1e-7
+    result = solve_power_flow(ours, *ours.nominal_injections(), tolerance_pu=1e-12)
+    columns = [i for i in range(1, ours.num_buses) if not ours.is_trafo[i]]
+    loading = 100 * result.line_loading[0, columns.index(merged)].item()
+    assert loading == pytest.approx(net.res_line.loading_percent[[1, 4]].max(), rel=1e-6)
+
+
+def test_transformers_in_parallel_share_the_current_as_in_pandapower() -> None:
+    net = feeder(**MAGNETISED, vn_hv_kv=20.5)
+    other = net.trafo.loc[0].to_dict() | {"sn_mva": 0.25, "vk_percent": 4.0, "name": "small"}
+    net.trafo.loc[1] = other
+    net.trafo = net.trafo.astype({"hv_bus": int, "lv_bus": int, "parallel": int, "in_service": bool})
+    ours = Network.from_pandapower(net)
+    assert "trafo 0 | small" in ours.branch_names
+    assert difference_pu(net) < 1e-7
+
+
+def test_one_tree_leaves_out_the_buses_and_loads_of_the_other() -> None:
+    net = feeder()
+    other, far = pp.create_bus(net, vn_kv=20.0), pp.create_bus(net, vn_kv=20.0)
+    pp.create_ext_grid(net, other, vm_pu=0.99, name="north")
+    pp.create_line_from_parameters(net, other, far, length_km=2.0, **LINE)
+    pp.create_load(net, far, 1.0, 0.2)
+    tie = pp.create_line_from_parameters(net, far, 1, length_km=1.0, **LINE)  # charged from the first tree
+    pp.create_switch(net, far, tie, et="l", closed=False)
+    south, north = (Network.from_pandapower(net, ext_grid=grid) for grid in (0, "north"))
+    assert set(south.bus_index) == set(range(6))
+    assert (north.bus_index, north.load_p_mw.sum().item()) == ((other, far), 1.0)
+    assert max(difference_pu(net, 0), difference_pu(net, 1)) < 1e-7

@@ -1,0 +1,261 @@
+"""A scenario's protocols at work: what they add to observations and actions, and who pays what (docs/protocols.md).
+
+Data flow: settled grid, applied powers, bids -> `Coordination.settle` -> dollars of each party, the state of the
+protocols (what is posted and agreed, observed before the next action), metrics. The formulas are in `protocols/`.
+Dims: B copies, A microgrids, C observation columns.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs import tariff
+from envs.devices import Applied, Devices
+from envs.grid import Grid, GridState
+from envs.protocols import auction, consensus, price_signal, setpoint
+from envs.protocols.setpoint import SetPoints
+from envs.scenario import Scenario
+from mappo.vec_env import MetricSpec
+
+PRICE_SCALE_USD_PER_MWH = 60.0
+
+_COLUMNS = {
+    "price_signal": ("dso_adder_usd_per_mwh",),
+    "setpoint": ("setpoint_mw", "setpoint_deviation_mw"),
+    "p2p": ("p2p_price_usd_per_mwh", "p2p_bought_mw"),
+    "consensus": ("agreed_price_usd_per_mwh", "internal_bought_mw"),
+}
+_METRICS = {
+    "price_signal": (
+        MetricSpec(name="dso_adder_usd_per_mwh", unit="$/MWh", reduce="mean", group="protocol"),
+        MetricSpec(name="congestion_usd", unit="$", reduce="sum", group="protocol"),
+    ),
+    "setpoint": (
+        MetricSpec(name="setpoint_deviation_mwh", unit="MWh", reduce="sum", group="protocol"),
+        MetricSpec(name="setpoint_usd", unit="$", reduce="sum", group="protocol"),
+    ),
+    "p2p": (
+        MetricSpec(name="traded_mwh", unit="MWh", reduce="sum", group="protocol"),
+        MetricSpec(name="trade_saving_usd", unit="$", reduce="sum", group="protocol"),
+        MetricSpec(name="trade_fee_usd", unit="$", reduce="sum", group="protocol"),
+    ),
+    "consensus": (
+        MetricSpec(name="traded_mwh", unit="MWh", reduce="sum", group="protocol"),
+        MetricSpec(name="trade_saving_usd", unit="$", reduce="sum", group="protocol"),
+        MetricSpec(name="consensus_residual_usd_per_mwh", unit="$/MWh", reduce="max", group="protocol"),
+    ),
+}
+
+
+class CoordinationState(NamedTuple):
+    """What the protocols carry from step to step."""
+
+    multipliers: Tensor  # (4, B, A) of the price signal; (0, B, A) without
+    observed: Tensor  # (B, A, C) what is posted and agreed before the next action, scaled
+
+
+class Settled(NamedTuple):
+    """What one step's energy costs."""
+
+    energy_usd: Tensor  # (B, 1 + A) each party pays
+    state: CoordinationState
+    metrics: dict[str, Tensor]  # each (B,)
+
+
+def protocol_metrics(scenario: Scenario) -> tuple[MetricSpec, ...]:
+    """The metrics of the scenario's protocols."""
+    return tuple(spec for name in _active(scenario) for spec in _METRICS[name])
+
+
+class Coordination:
+    """The protocols of one scenario on one device.
+
+    Raises:
+        ValueError: an unreachable set-point, an unknown microgrid, a graph that is not connected.
+    """
+
+    def __init__(self, scenario: Scenario, grid: Grid, devices: Devices, *, load_range: tuple[Tensor, Tensor]) -> None:
+        """`load_range` is each microgrid's lowest and highest load multiplier over the data, (A,) each."""
+        self._scenario, self._rules, self._devices, self._grid = scenario, scenario.protocols, devices, grid
+        self.agents = tuple(scenario.microgrids)
+        like = devices.efficiency
+        self._like = like
+        self._scale_mw = grid.area_load_mw.to(like)[1:].clamp(min=1e-6) + devices.battery_p_max_mw
+        if self._rules.vertical == "price_signal":
+            self._watched = price_signal.watched_buses(grid.net, self.agents).to(like.device)
+        if self._rules.vertical == "setpoint":
+            self._points = self._set_points(load_range)
+        if self._rules.horizontal == "consensus":
+            rule = self._rules.consensus
+            mix = consensus.mixing(
+                consensus.metropolis_weights(self.agents, rule.edges), rounds=rule.rounds, tolerance=rule.tolerance
+            )
+            self._mix = mix._replace(matrix=mix.matrix.to(like))
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """Names of the C columns that each agent observes."""
+        return tuple(name for protocol in _active(self._scenario) for name in _COLUMNS[protocol])
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action columns behind those of the devices."""
+        bids = self._rules.horizontal == "p2p" and self._rules.p2p.bids == "action"
+        return ("bid",) if bids else ()
+
+    def initial(self, copies: int) -> CoordinationState:
+        """The state at the start of an episode: nothing was traded, and the posted price is lambda."""
+        agents, multipliers = len(self.agents), 4 * (self._rules.vertical == "price_signal")
+        state = CoordinationState(
+            self._like.new_zeros(multipliers, copies, agents),
+            self._like.new_zeros(copies, agents, len(self.obs_names)),
+        )
+        if self._rules.vertical == "setpoint":
+            state.observed[..., 0] = self._posted_mw() / self._scale_mw
+        return state
+
+    def settle(
+        self, grid: GridState, price: Tensor, applied: Applied, bids: Tensor, before: CoordinationState
+    ) -> Settled:
+        """The energy bill of every party under the scenario's settlement and protocols.
+
+        Args:
+            grid: settled.
+            price: (B,) lambda in $/MWh.
+            applied: device powers.
+            bids: (B, A, 0 or 1) the actions behind the devices', in [-1, 1].
+            before: the state that was observed before the actions.
+        """
+        usd, columns, metrics = self._horizontal(grid.party_p_mw, price, applied, bids)
+        multipliers = before.multipliers
+        dt_h = self._scenario.dt_h
+        if self._rules.vertical == "price_signal":
+            paid, multipliers, adder = self._congestion(grid, before)
+            usd = usd + paid
+            columns = [adder / PRICE_SCALE_USD_PER_MWH, *columns]
+            metrics = {"dso_adder_usd_per_mwh": adder.mean(-1), "congestion_usd": -paid[:, 0]} | metrics
+        elif self._rules.vertical == "setpoint":
+            p_mw = grid.party_p_mw[:, 1:]
+            off_mw = setpoint.deviation(p_mw, self._points)
+            rule = self._rules.setpoint
+            paid = setpoint.settlement(p_mw, self._points, dt_h=dt_h, price_usd_per_mwh=rule.price_usd_per_mwh)
+            usd = usd + paid
+            columns = [(self._posted_mw() / self._scale_mw).expand_as(p_mw), off_mw / self._scale_mw, *columns]
+            metrics = {"setpoint_deviation_mwh": dt_h * off_mw.abs().sum(-1), "setpoint_usd": -paid[:, 0]} | metrics
+        observed = torch.stack(columns, -1) if columns else before.observed
+        return Settled(usd, CoordinationState(multipliers, observed), metrics)
+
+    def _horizontal(
+        self, party_p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Dollars of the parties (B, 1 + A), observed columns (B, A) each, metrics."""
+        scenario, rule = self._scenario, self._scenario.tariff
+        terms = {"export_share": rule.export_share, "dt_h": scenario.dt_h}
+        pool_share = rule.pool_share if scenario.settlement == "community" else None
+        if self._rules.horizontal == "p2p":
+            done = auction.clear(
+                party_p_mw,
+                self._limits(party_p_mw[:, 1:], price, applied, bids),
+                price,
+                fee_usd_per_mwh=self._rules.p2p.fee_usd_per_mwh,
+                **terms,
+            )
+            fee_usd = self._rules.p2p.fee_usd_per_mwh * done.bought_mwh.sum(-1)
+            columns, metrics = self._traded(done.price_usd_per_mwh, done.bought_mwh, done.sold_mwh, done.saving_usd)
+            return done.usd, columns, metrics | {"trade_fee_usd": fee_usd}
+        if self._rules.horizontal == "consensus":
+            agreed = consensus.agree(self._marginal_cost(price, applied), self._mix)
+            done = consensus.settle(party_p_mw, agreed.values, price, pool_share=pool_share, **terms)
+            columns, metrics = self._traded(agreed.values, done.bought_mwh, done.sold_mwh, done.saving_usd)
+            return done.usd, columns, metrics | {"consensus_residual_usd_per_mwh": agreed.residual}
+        if pool_share is None:
+            return tariff.utility_bill(party_p_mw, price, **terms), [], {}
+        return tariff.pool_settlement(party_p_mw, price, pool_share=pool_share, **terms), [], {}
+
+    def _traded(
+        self, price: Tensor, bought_mwh: Tensor, sold_mwh: Tensor, saving_usd: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        net_mw = (bought_mwh - sold_mwh) / self._scenario.dt_h
+        metrics = {"traded_mwh": bought_mwh.sum(-1), "trade_saving_usd": saving_usd.sum(-1)}
+        return [price / PRICE_SCALE_USD_PER_MWH, net_mw / self._scale_mw], metrics
+
+    def _congestion(self, grid: GridState, before: CoordinationState) -> tuple[Tensor, Tensor, Tensor]:
+        """What was paid for the posted adder (B, 1 + A), the multipliers after the step, the next adder (B, A)."""
+        rule, limits, dt_h = self._rules.price_signal, self._scenario.safety, self._scenario.dt_h
+        posted = before.observed[..., 0] * PRICE_SCALE_USD_PER_MWH
+        paid = price_signal.settlement(grid.party_p_mw[:, 1:], posted, dt_h=dt_h)
+        found = price_signal.measure_violations(
+            grid.v_pu,
+            grid.loading_squared,
+            grid.branch_p_mw,
+            grid.converged,
+            self._watched,
+            v_min_pu=limits.v_min_pu,
+            v_max_pu=limits.v_max_pu,
+        )
+        after = price_signal.update(
+            price_signal.Multipliers(*before.multipliers.unbind(0)),
+            found,
+            dt_h=dt_h,
+            voltage_step=rule.voltage_step_usd_per_mwh_h,
+            current_step=rule.current_step_usd_per_mwh_h,
+            decay_per_h=rule.decay_per_h,
+            cap_usd_per_mwh=rule.cap_usd_per_mwh,
+        )
+        adder = price_signal.adder(after, cap_usd_per_mwh=rule.cap_usd_per_mwh)
+        return paid, torch.stack(after), adder
+
+    def _limits(self, p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor) -> Tensor:
+        if self._rules.p2p.bids == "action":
+            return auction.limits_from_action(bids[..., 0], price, export_share=self._scenario.tariff.export_share)
+        quadratic, linear = self._devices.generator_cost_terms
+        return auction.marginal_limits(
+            p_mw,
+            applied.generator_p_mw,
+            self._devices.generator_p_max_mw,
+            price,
+            cost_quadratic=quadratic,
+            cost_linear=linear,
+            export_share=self._scenario.tariff.export_share,
+        )
+
+    def _marginal_cost(self, price: Tensor, applied: Applied) -> Tensor:
+        quadratic, linear = self._devices.generator_cost_terms
+        return consensus.marginal_cost(
+            applied.generator_p_mw,
+            self._devices.generator_p_max_mw,
+            price,
+            cost_quadratic=quadratic,
+            cost_linear=linear,
+            export_share=self._scenario.tariff.export_share,
+        )
+
+    def _posted_mw(self) -> Tensor:
+        """(A,) the target or import limit; 0 where there is none, as everywhere between limits that are infinite."""
+        points = self._points
+        return torch.where(points.high_mw.isfinite(), points.high_mw, 0.0)
+
+    def _set_points(self, load_range: tuple[Tensor, Tensor]) -> SetPoints:
+        rule, devices = self._rules.setpoint, self._devices
+        if rule.capacity_mw is None:
+            points = setpoint.target_points(self.agents, rule.target_mw, rule.priority)
+        else:
+            points = setpoint.capacity_points(self.agents, rule.capacity_mw, rule.share, rule.priority)
+        nominal_mw = self._grid.area_load_mw[1:]
+        low, high = (nominal_mw * multiplier for multiplier in load_range)
+        reach = setpoint.exchange_range(
+            (low, high),
+            battery_p_max_mw=devices.battery_p_max_mw.double().cpu(),
+            generator_p_max_mw=devices.generator_p_max_mw.double().cpu(),
+            renewable_p_max_mw=(devices.pv_p_max_mw + devices.wind_p_max_mw).double().cpu(),
+        )
+        setpoint.check_reachable(self.agents, points, reach)
+        return SetPoints(*(part.to(self._like) for part in points))
+
+
+def _active(scenario: Scenario) -> Sequence[str]:
+    """The protocols in use, in the order of their columns."""
+    rules = scenario.protocols
+    return [name for name in (rules.vertical, rules.horizontal) if name != "none"]

@@ -1,0 +1,45 @@
+"""Time series: CSV files -> arrays by day, the splits, and prices (environment.md section 7).
+
+Data flow: CSV -> `Series` -> `DayProfiles` (one row a day, by split) -> `exogenous.py`.
+"""
+
+from envs.profiles.days import (
+    MARKET_LOAD,
+    PV_COLUMNS,
+    WIND_COLUMNS,
+    DayProfiles,
+    episode_starts,
+    labelled_split,
+    load_profiles,
+    starts_of,
+    weekly_split,
+)
+from envs.profiles.own_file import own_data
+from envs.profiles.prices import (
+    NOISE_PERSISTENCE,
+    NOISE_SD_USD_PER_MWH,
+    price_base,
+    time_of_use_price,
+)
+from envs.profiles.series import SPLITS, Series, Split, read_series
+
+__all__ = [
+    "MARKET_LOAD",
+    "NOISE_PERSISTENCE",
+    "NOISE_SD_USD_PER_MWH",
+    "PV_COLUMNS",
+    "SPLITS",
+    "WIND_COLUMNS",
+    "DayProfiles",
+    "Series",
+    "Split",
+    "episode_starts",
+    "labelled_split",
+    "load_profiles",
+    "own_data",
+    "price_base",
+    "read_series",
+    "starts_of",
+    "time_of_use_price",
+    "weekly_split",
+]

@@ -1,0 +1,138 @@
+"""What a scenario says of its equipment: feeder, microgrids, devices, tap changers.
+
+Data flow: a part of `Scenario` (`scenario.py`) -> `composition.py`, `devices.py`.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from envs.quantities import (
+    BandPu,
+    Efficiency,
+    EnergyMwh,
+    LargestEnergyMwh,
+    LoadScale,
+    NonNegative,
+    PowerMw,
+    Steps,
+    VoltageKv,
+    VoltagePu,
+)
+
+
+class Model(BaseModel):
+    """Frozen, without unknown keys."""
+
+    # an unquoted `bus: 830` is a number in YAML
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class RegulatorSettings(Model):
+    """Overrides of one automatic tap changer of the tables."""
+
+    target_pu: VoltagePu
+    """Voltage it holds at its secondary bus."""
+    deadband_pu: BandPu
+    """Full width of the deadband."""
+
+
+class Battery(Model):
+    """A battery behind an inverter; power is measured on the AC side, charging positive."""
+
+    bus: str
+    """Bus of the microgrid's own network."""
+    energy_min_mwh: EnergyMwh
+    """Lowest stored energy; below energy_max_mwh."""
+    energy_max_mwh: LargestEnergyMwh
+    """Highest stored energy."""
+    p_max_mw: PowerMw
+    """Largest charge and discharge power."""
+    s_max_mva: PowerMw
+    """Apparent power of the inverter; must cover p_max_mw."""
+    efficiency: Efficiency
+    """One-way: eta when charging, 1/eta when discharging."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Battery":
+        if self.energy_min_mwh >= self.energy_max_mwh:
+            raise ValueError(
+                f"energy_min_mwh must be below energy_max_mwh, got {self.energy_min_mwh} and {self.energy_max_mwh}"
+            )
+        if self.s_max_mva < self.p_max_mw:
+            raise ValueError(f"s_max_mva must be at least p_max_mw, got {self.s_max_mva} and {self.p_max_mw}")
+        return self
+
+
+class Generator(Model):
+    """A dispatchable unit with cost a P^2 + b P + c in $/h; the constant counts every hour."""
+
+    bus: str
+    """Bus of the microgrid's own network."""
+    p_max_mw: PowerMw
+    """Rated power; 0 for none."""
+    cost_quadratic_usd_per_mw2h: NonNegative
+    """a"""
+    cost_linear_usd_per_mwh: NonNegative
+    """b"""
+    cost_constant_usd_per_h: NonNegative
+    """c, paid in every hour, running or not."""
+
+
+class Renewable(Model):
+    """PV or wind: rated power times a column of the profiles."""
+
+    bus: str
+    """Bus of the microgrid's own network."""
+    p_max_mw: PowerMw
+    """Rated power; 0 for none."""
+    profile: str
+    """Column of the profiles, a fraction of rated power."""
+
+
+class Feeder(Model):
+    """The distribution feeder all microgrids hang on."""
+
+    name: str = "DSO"
+    """Prefix of its buses and its area's name."""
+    network: str
+    """A packaged network, the path of a folder of tables, `pandapower:<name>` for a network of pandapower's own, or the
+    path of a `.json` file written by `pandapower.to_json`; a relative path counts from the YAML's folder."""
+    copies: Annotated[int, Field(ge=1, strict=True)] = 1
+    """So many equal feeders, each with all the microgrids, stand on one substation bus. Beyond 1 names get a prefix:
+    buses `F1.DSO.850` and `F1.MG1.671`, agents `F1.MG1`; what they cost the feeder's party is one account."""
+    slack_v_pu: VoltagePu
+    """Voltage that the substation holds at the feeder's source bus."""
+    load_scale: LoadScale
+    """Multiplies P and Q of the network's own loads."""
+    load_profile: dict[str, NonNegative]
+    """Profile column -> weight; the load multiplier is the weighted sum."""
+    capacitors: dict[str, Steps] = {}
+    """Bank -> steps switched on; banks not named keep the network's default."""
+    regulators: dict[str, RegulatorSettings] = {}
+    """Tap changer -> settings; those not named keep the network's."""
+
+
+class Microgrid(Model):
+    """One microgrid, which is one agent."""
+
+    bus: str
+    """Feeder bus it hangs on; for a pandapower feeder the bus's index."""
+    network: str
+    """A packaged network or the path of a folder of tables, with one transformer at its source bus."""
+    connection_kv: VoltageKv | None = None
+    """High-voltage rating of the transformer at the network's source bus, to hang it on a feeder of another voltage
+    than its tables have; impedances in per unit stay. Without it the tables' rating counts. It must fit the feeder bus
+    within 10 %; what remains is an off-nominal ratio."""
+    load_scale: LoadScale
+    """Multiplies P and Q of the network's own loads."""
+    load_profile: dict[str, NonNegative]
+    """Profile column -> weight; the load multiplier is the weighted sum."""
+    capacitors: dict[str, Steps] = {}
+    """Bank -> steps switched on; banks not named keep the tables' default."""
+    regulators: dict[str, RegulatorSettings] = {}
+    """Tap changer -> settings; those not named keep the tables'."""
+    battery: Battery
+    generator: Generator
+    pv: Renewable
+    wind: Renewable
