@@ -45,14 +45,17 @@ def shape_rewards(rewards: Tensor, mode: str) -> Tensor:
     return rewards.sum(-1, keepdim=True) if mode == "sum" else rewards.mean(-1, keepdim=True)
 
 
-def next_values(values: Tensor, truncated_rows: tuple[Tensor, Tensor], final_values: Tensor) -> Tensor:
+def next_values(values: Tensor, truncated: Tensor, rows: tuple[Tensor, Tensor], final_values: Tensor) -> Tensor:
     """Values (T + 1, B, V) of consecutive rows -> (T, B, V) values of what each step led to, before any auto-reset.
 
-    `truncated_rows` are the (t, b) indices of steps cut by a limit, `final_values` (rows, V) their values. Rows after a
-    terminal step hold the next episode's value, which `gae` ignores.
+    Args:
+        values: of every row; the one after a terminal step is the next episode's, which `gae` ignores.
+        truncated: (T, B, V), or broadcast to it: which values a time limit cut. Others in its row may go on.
+        rows: the (t, b) indices of rows with any such value.
+        final_values: (rows, V), of what these steps led to.
     """
     following = values[1:].clone()
-    following[truncated_rows] = final_values
+    following[rows] = torch.where(truncated[rows], final_values, following[rows])
     return following
 
 

@@ -131,7 +131,8 @@ class TrainConfig:
     """Let the critic predict returns normalised by their running mean and standard deviation."""
 
     eval_every: int = 10
-    """Iterations between evaluations of the updated policy; there is one at the start and one at the end too."""
+    """Iterations between evaluations of the updated policy; there is one at the start and after the last iteration
+    too, but none after Ctrl-C."""
     checkpoint_freq: int = 10
     """Iterations between checkpoints; 0: only the latest, at the end."""
     checkpoint_dir: str | None = None

@@ -22,10 +22,10 @@ class Moments(NamedTuple):
 
 def batch_moments(x: Tensor, weight: Tensor) -> Moments:
     """Moments over the first dim of x (N, ...), counting each entry `weight` times (same shape, 0 or 1)."""
+    x, weight = x.double(), weight.double()  # the square of a large float32 is none
     count = weight.sum(0)
     mean = (x * weight).sum(0) / count.clamp(min=1)
-    m2 = ((x - mean).square() * weight).sum(0)
-    return Moments(count.double(), mean.double(), m2.double())
+    return Moments(count, mean, ((x - mean).square() * weight).sum(0))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -84,8 +84,13 @@ class RunningMeanStd(nn.Module):
     def gather(self, x: Tensor, weight: Tensor) -> None:
         """Remember the moments of x (B, A, O), counting only entries where weight (B, A, O) is True."""
         if self.enabled:
-            moments = batch_moments(x, weight.to(x.dtype))
+            moments = batch_moments(x, weight)
             self._gathered = [merge_moments(self._gathered[0], moments)] if self._gathered else [moments]
+
+    def non_finite(self) -> tuple[int, int] | None:
+        """Row and column of an input that was gathered and not finite; None without any."""
+        broken = [entry for moments in self._gathered for entry in (~moments.m2.isfinite()).nonzero().tolist()]
+        return (broken[0][0], broken[0][1]) if broken else None
 
     def commit(self) -> None:
         """Merge what was gathered into the statistics."""

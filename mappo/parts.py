@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import gymnasium
+import torch
 from pettingzoo import AECEnv, ParallelEnv
 
 from mappo.adapters.parallel_layout import check_parallel
@@ -21,6 +23,7 @@ from mappo.config import TrainConfig
 from mappo.happo import HappoUpdater
 from mappo.logger import Row
 from mappo.networks import Critic, input_width
+from mappo.normalization import RunningMeanStd
 from mappo.policy import Policy
 from mappo.presets import PRESETS
 from mappo.spaces import EnvSpec, check_vec_env
@@ -29,6 +32,7 @@ from mappo.update import Updater, UpdateSettings
 from mappo.vec_env import VecEnv, checked_device
 
 DEFAULT_NUM_ENVS = 32
+TOO_LARGE = 1e15  # the square of a larger number leaves float32
 HELD_OUT = 1_000_003  # added to the seed for episodes that no training plays
 Factory = Callable[[], Any]
 """Makes one new PettingZoo ParallelEnv."""
@@ -146,15 +150,40 @@ def warn_about(row: Row, buffer: RolloutBuffer, config: TrainConfig) -> None:
         )
 
 
+def check_inputs(obs_norm: RunningMeanStd, state_norm: RunningMeanStd, spec: EnvSpec, place: str) -> None:
+    """Refuse observations and states that would spoil the normalisers for good.
+
+    Raises:
+        ValueError: one that is not finite; begins with `place`, names the agent and the column.
+    """
+    if (entry := obs_norm.non_finite()) is not None:
+        agent, column = entry
+        raise ValueError(f"{place} column {column} of {spec.agents[agent]}'s observation is not finite, mend the env")
+    if (entry := state_norm.non_finite()) is not None:
+        raise ValueError(f"{place} column {entry[1]} of the state is not finite, mend the env")
+
+
 def cause_of_non_finite(buffer: RolloutBuffer, agents: Sequence[str]) -> str:
-    """The first number of the rollout that is not finite, or what else makes losses so."""
-    for name, values in (("reward", buffer.rewards.unsqueeze(-1)), ("observation", buffer.obs)):
-        for step, copy, agent, column in (~values.isfinite()).nonzero().tolist()[:1]:
+    """The earliest number of the rollout that is not finite or too large, or what else makes losses so."""
+    cut = buffer.truncated.any(-1)[..., None]  # final observations and states are read only there
+    parts = (
+        ("observation", buffer.obs[:-1]),
+        ("state", buffer.state[:-1].unsqueeze(2)),
+        ("reward", buffer.rewards.unsqueeze(-1)),
+        ("final observation", torch.where(cut[..., None], buffer.final_obs, 0.0)),
+        ("final state", torch.where(cut, buffer.final_state, 0.0).unsqueeze(2)),
+    )
+    found: list[tuple[int, int, str]] = []
+    for order, (name, values) in enumerate(parts):
+        for step, copy, agent, column in (~(values.abs() <= TOO_LARGE)).nonzero().tolist()[:1]:
             value = values[step, copy, agent, column].item()
-            return (
-                f"the {name} of {agents[agent]} is {value} in copy {copy} at step {step} of the rollout, mend the env"
+            whose = "" if "state" in name else f" of {agents[agent]}"
+            entry = "" if name == "reward" else f", column {column},"
+            remedy = "scale it down" if isfinite(value) else "mend the env"
+            found.append(
+                (step, order, f"the {name}{whose}{entry} is {value:g} in copy {copy} at step {step}; {remedy}")
             )
-    return "rewards and observations are finite, so lower --lr or --max-grad-norm"
+    return min(found)[2] if found else "rewards and observations are finite, so lower --lr or --max-grad-norm"
 
 
 def checked_groups(env: VecEnv) -> int:

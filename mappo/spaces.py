@@ -155,10 +155,12 @@ class EnvSpec:
             ValueError: the map does not name exactly these agents.
         """
         if policy_map is not None:
-            if missing := sorted(set(self.agents) ^ set(policy_map)):
+            missing, unknown = set(self.agents) - set(policy_map), set(policy_map) - set(self.agents)
+            if missing or unknown:
+                wrong = [f"{', '.join(sorted(missing))} is missing"] * bool(missing)
+                wrong += [f"{', '.join(sorted(unknown))} is unknown"] * bool(unknown)
                 raise ValueError(
-                    f"--policy-map must name each of the agents {', '.join(self.agents)} once; "
-                    f"{', '.join(missing)} is missing or unknown"
+                    f"--policy-map must name each of the agents {', '.join(self.agents)} once; {', '.join(wrong)}"
                 )
             names = list(dict.fromkeys(policy_map[agent] for agent in self.agents))
             return tuple(names.index(policy_map[agent]) for agent in self.agents)

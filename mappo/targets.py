@@ -61,7 +61,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
     values, memories = nets.critic(buffer.obs, buffer.state, buffer.critic_memory, buffer.starts)
     values = nets.value_norm.denormalize(values)  # (T + 1, B, V)
     flags = _flags(buffer, settings.reward_mode)
-    following = next_values(values, *_final_values(buffer, flags, memories, nets))
+    following = next_values(values, flags.truncated, *_final_values(buffer, flags, memories, nets))
     rewards = shape_rewards(buffer.rewards, settings.reward_mode)
     advantages, returns = gae(
         rewards, values[:-1], following, flags, gamma=settings.gamma, gae_lambda=settings.gae_lambda

@@ -26,6 +26,7 @@ from mappo.parts import (
     Factory,
     buffer_widths,
     cause_of_non_finite,
+    check_inputs,
     checked_config,
     checked_env_spec,
     checked_groups,
@@ -161,17 +162,17 @@ class Trainer:
         started = time.perf_counter()
         episodes = self.rollout.collect(self.buffer, self.generator)
         collected = time.perf_counter()
+        row = episodes.drain(self.spec.agents, self.config.reward_mode)
+        if not any(earlier["iteration"] for earlier in self.history):
+            warn_about(row, self.buffer, self.config)
         if not self._run_is_open:
             self._open_run()  # only now: an env that raises at once leaves no files behind
         learning = time.perf_counter()
-        metrics = self.learn()
+        row |= self.learn()
         rollout_s, update_s = collected - started, time.perf_counter() - learning
         steps = self.env.num_envs * len(self.buffer.actions)
         self.iteration += 1
         self.env_steps += steps
-        row = episodes.drain(self.spec.agents, self.config.reward_mode) | metrics
-        if not any(earlier["iteration"] for earlier in self.history):
-            warn_about(row, self.buffer, self.config)
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
         if is_last or self.iteration % self.config.eval_every == 0:
             row |= self._evaluate()
@@ -182,7 +183,13 @@ class Trainer:
                 self.save("latest")
 
     def learn(self) -> Row:
-        """Update policy and critic from the buffer, then let the normalisers see it; returns metrics."""
+        """Update policy and critic from the buffer, then let the normalisers see it; returns metrics.
+
+        Raises:
+            ValueError: an observation, a state, a reward or what became of them is not finite.
+        """
+        place = f"iteration {self.iteration + 1}:"
+        check_inputs(self.policy.obs_norm, self.state_norm, self.spec, place)
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
         targets = make_batch(self.buffer, nets, target_settings(self.config, self.group_size))
         self.rollout.memory = self.rollout.memory._replace(critic=targets.critic_memory)
@@ -194,10 +201,8 @@ class Trainer:
         self.state_norm.commit()
         row = to_floats(metrics) | {f"policy/{name}": value for name, value in asdict(sizes).items()}
         if broken := [name for name, value in row.items() if not math.isfinite(value)]:
-            raise ValueError(
-                f"iteration {self.iteration + 1}: {', '.join(broken)} not finite; "
-                f"{cause_of_non_finite(self.buffer, self.spec.agents)}. The last checkpoint is unharmed"
-            )
+            cause = cause_of_non_finite(self.buffer, self.spec.agents)
+            raise ValueError(f"{place} {', '.join(broken)} not finite; {cause}. The last checkpoint is unharmed")
         return row
 
     def _open_run(self) -> None:

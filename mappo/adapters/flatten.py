@@ -220,7 +220,7 @@ def _leaves(space: Space, path: tuple[Any, ...], encoder: Encoder | None) -> lis
             raise ValueError(
                 f"{where} is an image, {space}; the networks take vectors. Give encoder=f, as in "
                 "PettingZooVecEnv(factory, encoder=f), where f is a fixed function (image) -> 1-D float array such as "
-                "a downsampling or a frozen network, or wrap the env"
+                "numpy.ravel (of a small board), a downsampling or a frozen network, or wrap the env"
             )
         return [_EncodedLeaf(path, space, encoder)]
     if isinstance(space, spaces.Box | spaces.MultiBinary):

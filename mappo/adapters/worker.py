@@ -195,7 +195,7 @@ class Workers:
         for key, text in [warning for own in infos.get("warnings", ()) for warning in own or ()]:
             if key not in self._warned:
                 self._warned.add(key)
-                warnings.warn(text, stacklevel=2)
+                warnings.warn(text, OutsideSpaceWarning if key == OutsideSpaceWarning.__name__ else None, stacklevel=2)
         if "error" in infos:
             self.close()
             worker = int(np.argmax(infos["_error"]))

@@ -97,7 +97,7 @@ def test_the_preset_goes_by_the_environment(script: Any) -> None:
         "microgrid": "microgrid",
         "pettingzoo:mpe2.simple_speaker_listener_v4": "spread",
         "pettingzoo:simple_spread_v3": "spread",
-        "pettingzoo:butterfly.knights_archers_zombies_v10": "default",
+        "pettingzoo:butterfly.knights_archers_zombies_v11": "default",
         "vmas:navigation": "vmas",
     }
     for env, preset in expected.items():

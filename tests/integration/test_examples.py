@@ -37,10 +37,11 @@ def test_the_baseline_example_beats_doing_nothing(tmp_path: Path) -> None:
 def test_the_environment_in_the_readme_is_learned_and_its_policy_plays_as_the_docs_say(tmp_path: Path) -> None:
     training, *others = python_blocks("README.md", "Your own environment")
     assert not others
+    assert sum(bool(line) for line in training.splitlines()) == 15
     printed = run_code(training, tmp_path)
     assert printed[-1] == "1.0"
     (best,) = tmp_path.glob("runs/*/checkpoints/best.pt")
-    env = training[: training.index("trainer = ")]
+    env = training[: training.index("history = ")]
     using = "".join(python_blocks("docs/environments.md", "The trained policy"))
     assert "runs/<run>/checkpoints/best.pt" in using
     printed = run_code(env + using.replace("runs/<run>/checkpoints/best.pt", str(best)), tmp_path)

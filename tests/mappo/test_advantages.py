@@ -72,9 +72,11 @@ def test_lambda_1_telescopes_to_the_monte_carlo_return() -> None:
 
 
 def test_next_values_come_from_final_observations_where_truncated() -> None:
-    values = torch.arange(4.0).view(4, 1, 1)
+    values = torch.arange(8.0).view(4, 1, 2)
+    truncated = torch.tensor([[False, False], [False, True], [False, False]]).view(3, 1, 2)
     rows = (torch.tensor([1]), torch.tensor([0]))
-    assert next_values(values, rows, torch.tensor([[50.0]])).flatten().tolist() == [1.0, 50.0, 3.0]
+    following = next_values(values, truncated, rows, torch.tensor([[40.0, 50.0]]))
+    assert following[:, 0].tolist() == [[2, 3], [4, 50], [6, 7]], "who goes on keeps the row that follows"
 
 
 def test_the_team_goes_on_until_its_last_agent_ends() -> None:

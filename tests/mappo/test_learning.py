@@ -47,7 +47,8 @@ def test_symbols_are_named(make_trainer: MakeTrainer, kind: dict[str, Any], seed
 def test_a_memory_brings_back_the_cue(make_trainer: MakeTrainer, recurrent: str, seed: int) -> None:
     """Episodes of 7 steps, chunks of 8: a chunk begins in the course of most episodes."""
     settings: dict[str, Any] = {"num_steps": 16, "num_minibatches": 4, "num_epochs": 4, "reward_mode": "individual"}
-    policy = learned(make_trainer, Recall(128, seed=seed), 40, recurrent=recurrent, seed=seed, **settings)
+    settings |= {"lr": 5e-3, "recurrent": recurrent, "seed": seed}  # 1.0 with 14 seeds; 1e-2 misses a cue with 2 of 8
+    policy = learned(make_trainer, Recall(128, seed=seed), 60, **settings)
     assert score(policy, Recall(256, seed=99)) > 0.9
 
 

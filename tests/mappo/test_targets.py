@@ -8,9 +8,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mappo import Trainer
+from mappo.adapters.pettingzoo import PettingZooVecEnv
 from mappo.vec_env import Step
 from tests.mappo.conftest import MakeTrainer, next_batch
 from tests.toy_envs import MortalEnv, TargetEnv
+from tests.toy_parallel import ByAgent, ToyParallelEnv
 from tests.toy_tasks import RandomEnv
 
 MENUS: list[spaces.Space[Any]] = [spaces.Discrete(3)] * 2
@@ -64,6 +66,39 @@ def test_advantages_are_normalised_over_the_living_of_the_whole_batch(
         assert abs(living[0].mean().item()) > 1e-3
     if mode == "none":
         assert abs(everyone.std(correction=0).item() - 1) > 1e-2
+
+
+class OneIsCutEarly(ToyParallelEnv):
+    """Agent `two` leaves by a limit of its own after 3 of 8 steps; there is no `state()`."""
+
+    def step(self, actions: ByAgent) -> tuple[ByAgent, ByAgent, ByAgent, ByAgent, ByAgent]:
+        obs, rewards, terminated, truncated, infos = super().step(actions)
+        if self.time == 3:
+            truncated["two"], self.agents = True, ["one"]
+        return obs, rewards, terminated, truncated, infos
+
+    def after(self, time: int) -> list[str]:
+        return ["one", "two"] if time < 3 else ["one"]
+
+
+@pytest.mark.parametrize("recurrent", ["none", "gru"])
+def test_who_goes_on_is_not_bootstrapped_where_another_is_cut(make_trainer: MakeTrainer, recurrent: Any) -> None:
+    """Lambda 1: with gamma 1 a return is the rewards still to come and the value of where the time limit struck."""
+    settings: dict[str, Any] = {"num_steps": 8, "chunk_length": 4, "recurrent": recurrent, "reward_mode": "individual"}
+    settings |= {"gae_lambda": 1.0, "gamma": 1.0, "value_norm": False, "normalize_obs": False}
+    env = PettingZooVecEnv(lambda: OneIsCutEarly(horizon=8), 4)
+    trainer = make_trainer(env, **settings)
+    batch = next_batch(trainer)
+    buffer = trainer.buffer
+    returns = apart(batch.returns, 4)
+    assert buffer.truncated[2, :, 1].all()
+    assert buffer.truncated[7, :, 0].all()
+    assert not buffer.truncated[2, :, 0].any()
+    for agent, last in ((0, 7), (1, 2)):
+        rewards = buffer.rewards[: last + 1, :, agent].flip(0).cumsum(0).flip(0)
+        beyond = returns[: last + 1, :, agent] - rewards
+        torch.testing.assert_close(beyond, beyond[-1:].expand_as(beyond), msg="one value, of where it was cut")
+        assert beyond.abs().min() > 1e-4
 
 
 def test_values_of_agents_count_where_they_live_and_the_teams_while_anyone_does(make_trainer: MakeTrainer) -> None:
