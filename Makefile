@@ -20,7 +20,7 @@ train: setup
 	$(BIN)/python scripts/train.py --algo mappo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: setup
 	$(BIN)/python -m ruff check . $(ARGS)

@@ -301,7 +301,7 @@ def test_a_failing_copy_is_flagged_billed_and_goes_on() -> None:
 
 
 def test_a_copy_that_fails_at_reset_starts_from_neutral_taps() -> None:
-    env = envs.make(num_envs=2, feeder={"load_profile": {"load_mv_semiurb": 14_000.0}})
+    env = envs.make(num_envs=2, feeder={"load_scale": 20.0, "load_profile": {"load_mv_semiurb": 50.0}})
     obs, state = env.reset()
     assert not env._grid_state.converged.any()
     assert not env._grid_state.tap.any()
