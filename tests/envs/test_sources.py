@@ -1,4 +1,5 @@
 import gzip
+import os
 import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -27,7 +28,7 @@ from envs.sources.simbench_grid import (
 )
 from envs.tariff import demand_charge, pool_settlement, terminal_cost, utility_bill
 
-REAL = Path("/work/shared/data/profiles/caiso_2023_2024_hourly.csv.gz")
+REAL = Path(os.environ.get("CAISO_FILE", "not given"))
 CAISO_COLUMNS = (
     *("load_BANC", "load_PGE-TAC", "load_CA_ISO-TAC", "solar_NP15", "solar_SP15", "wind_NP15", "wind_SP15"),
     "lmp_usd_per_mwh",
@@ -105,7 +106,7 @@ def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
         caiso_data(tmp_path / "nowhere.csv")
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="the CAISO-style file is not shipped")
+@pytest.mark.skipif(not REAL.is_file(), reason="the file is not shipped; CAISO_FILE=<its path> runs this")
 def test_the_real_file_is_two_years_with_prices_beyond_floor_and_cap() -> None:
     profiles = caiso_profiles(REAL, -1000.0, 5000.0)
     assert (profiles.first_date.isoformat(), profiles.num_days) == ("2023-01-01T00:00:00-08:00", 731)
