@@ -14,12 +14,11 @@ from torch import Tensor
 from envs import tariff
 from envs.devices import Applied, Devices
 from envs.grid import Grid, GridState
+from envs.observations import PRICE_SCALE_USD_PER_MWH
 from envs.protocols import auction, consensus, price_signal, setpoint
 from envs.protocols.setpoint import SetPoints
 from envs.scenario import Scenario
 from mappo.vec_env import MetricSpec
-
-PRICE_SCALE_USD_PER_MWH = 60.0
 
 _COLUMNS = {
     "price_signal": ("dso_adder_usd_per_mwh",),
@@ -83,10 +82,15 @@ class Coordination:
         like = devices.efficiency
         self._like = like
         self._scale_mw = grid.area_load_mw.to(like)[1:].clamp(min=1e-6) + devices.battery_p_max_mw
+        quadratic, linear = devices.generator_cost_terms
+        export_share = scenario.tariff.export_share
+        self._cost_terms = {"cost_quadratic": quadratic, "cost_linear": linear, "export_share": export_share}
         if self._rules.vertical == "price_signal":
             self._watched = price_signal.watched_buses(grid.net, self.agents).to(like.device)
         if self._rules.vertical == "setpoint":
             self._points = self._set_points(load_range)
+            high_mw = self._points.high_mw  # the target or import limit; infinite where there is none
+            self._posted = torch.where(high_mw.isfinite(), high_mw, 0.0) / self._scale_mw
         if self._rules.horizontal == "consensus":
             rule = self._rules.consensus
             mix = consensus.mixing(
@@ -113,7 +117,7 @@ class Coordination:
             self._like.new_zeros(copies, agents, len(self.obs_names)),
         )
         if self._rules.vertical == "setpoint":
-            state.observed[..., 0] = self._posted_mw() / self._scale_mw
+            state.observed[..., 0] = self._posted
         return state
 
     def settle(
@@ -142,7 +146,7 @@ class Coordination:
             rule = self._rules.setpoint
             paid = setpoint.settlement(p_mw, self._points, dt_h=dt_h, price_usd_per_mwh=rule.price_usd_per_mwh)
             usd = usd + paid
-            columns = [(self._posted_mw() / self._scale_mw).expand_as(p_mw), off_mw / self._scale_mw, *columns]
+            columns = [self._posted.expand_as(p_mw), off_mw / self._scale_mw, *columns]
             metrics = {"setpoint_deviation_mwh": dt_h * off_mw.abs().sum(-1), "setpoint_usd": -paid[:, 0]} | metrics
         observed = torch.stack(columns, -1) if columns else before.observed
         return Settled(usd, CoordinationState(multipliers, observed), metrics)
@@ -166,7 +170,10 @@ class Coordination:
             columns, metrics = self._traded(done.price_usd_per_mwh, done.bought_mwh, done.sold_mwh, done.saving_usd)
             return done.usd, columns, metrics | {"trade_fee_usd": fee_usd}
         if self._rules.horizontal == "consensus":
-            agreed = consensus.agree(self._marginal_cost(price, applied), self._mix)
+            cost = consensus.marginal_cost(
+                applied.generator_p_mw, self._devices.generator_p_max_mw, price, **self._cost_terms
+            )
+            agreed = consensus.agree(cost, self._mix)
             done = consensus.settle(party_p_mw, agreed.values, price, pool_share=pool_share, **terms)
             columns, metrics = self._traded(agreed.values, done.bought_mwh, done.sold_mwh, done.saving_usd)
             return done.usd, columns, metrics | {"consensus_residual_usd_per_mwh": agreed.residual}
@@ -184,7 +191,8 @@ class Coordination:
     def _congestion(self, grid: GridState, before: CoordinationState) -> tuple[Tensor, Tensor, Tensor]:
         """What was paid for the posted adder (B, 1 + A), the multipliers after the step, the next adder (B, A)."""
         rule, limits, dt_h = self._rules.price_signal, self._scenario.safety, self._scenario.dt_h
-        posted = before.observed[..., 0] * PRICE_SCALE_USD_PER_MWH
+        multipliers = price_signal.Multipliers(*before.multipliers.unbind(0))
+        posted = price_signal.adder(multipliers, cap_usd_per_mwh=rule.cap_usd_per_mwh)
         paid = price_signal.settlement(grid.party_p_mw[:, 1:], posted, dt_h=dt_h)
         found = price_signal.measure_violations(
             grid.v_pu,
@@ -196,7 +204,7 @@ class Coordination:
             v_max_pu=limits.v_max_pu,
         )
         after = price_signal.update(
-            price_signal.Multipliers(*before.multipliers.unbind(0)),
+            multipliers,
             found,
             dt_h=dt_h,
             voltage_step=rule.voltage_step_usd_per_mwh_h,
@@ -210,32 +218,9 @@ class Coordination:
     def _limits(self, p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor) -> Tensor:
         if self._rules.p2p.bids == "action":
             return auction.limits_from_action(bids[..., 0], price, export_share=self._scenario.tariff.export_share)
-        quadratic, linear = self._devices.generator_cost_terms
         return auction.marginal_limits(
-            p_mw,
-            applied.generator_p_mw,
-            self._devices.generator_p_max_mw,
-            price,
-            cost_quadratic=quadratic,
-            cost_linear=linear,
-            export_share=self._scenario.tariff.export_share,
+            p_mw, applied.generator_p_mw, self._devices.generator_p_max_mw, price, **self._cost_terms
         )
-
-    def _marginal_cost(self, price: Tensor, applied: Applied) -> Tensor:
-        quadratic, linear = self._devices.generator_cost_terms
-        return consensus.marginal_cost(
-            applied.generator_p_mw,
-            self._devices.generator_p_max_mw,
-            price,
-            cost_quadratic=quadratic,
-            cost_linear=linear,
-            export_share=self._scenario.tariff.export_share,
-        )
-
-    def _posted_mw(self) -> Tensor:
-        """(A,) the target or import limit; 0 where there is none, as everywhere between limits that are infinite."""
-        points = self._points
-        return torch.where(points.high_mw.isfinite(), points.high_mw, 0.0)
 
     def _set_points(self, load_range: tuple[Tensor, Tensor]) -> SetPoints:
         rule, devices = self._rules.setpoint, self._devices

@@ -122,7 +122,7 @@ class Devices:
 
     @property
     def generator_cost_terms(self) -> tuple[Tensor, Tensor]:
-        """A in $/(MW^2 h) and b in $/MWh of the cost a P^2 + b P + c, (A,) each."""
+        """Of the cost a P^2 + b P + c: a in $/(MW^2 h) and b in $/MWh, (A,) each."""
         return self._cost[0], self._cost[1]
 
     def generator_cost(self, generator_p_mw: Tensor) -> Tensor:
