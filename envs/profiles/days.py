@@ -63,11 +63,6 @@ def labelled_split(labels: Sequence[Split]) -> tuple[Split, ...]:
     return tuple("val" if (own, week) == ("train", "val") else own for own, week in zip(labels, weekly, strict=True))
 
 
-def episode_starts(num_days: int, split: Split, horizon: Horizon) -> list[int]:
-    """`starts_of` the weekly split, which files without labels have."""
-    return starts_of(weekly_split(num_days), split, horizon)
-
-
 def starts_of(labels: Sequence[Split], split: Split, horizon: Horizon) -> list[int]:
     """Days on which an episode may start: every day of the split, or the first days of its whole weeks.
 

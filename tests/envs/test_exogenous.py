@@ -5,7 +5,7 @@ from torch import Tensor
 import envs
 from envs.events import Event, EventPlan, draw_events
 from envs.exogenous import DayDrawer
-from envs.profiles import NOISE_SD_USD_PER_MWH, DayProfiles, episode_starts, load_profiles
+from envs.profiles import NOISE_SD_USD_PER_MWH, DayProfiles, load_profiles
 from envs.scenario import Scenario, load_scenario
 
 _READ: dict[str, DayProfiles] = {}
@@ -23,7 +23,7 @@ def drawer_of(
     scenario: Scenario, num_envs: int, *, seed: int = 5, evaluation: bool = False, events: EventPlan | None = None
 ) -> DayDrawer:
     profiles = profiles_of(scenario)
-    starts = episode_starts(profiles.num_days, "val" if evaluation else "train", scenario.horizon)
+    starts = profiles.starts("val" if evaluation else "train", scenario.horizon)
     return DayDrawer(scenario, profiles, starts, num_envs, seed=seed, evaluation=evaluation, events=events)
 
 

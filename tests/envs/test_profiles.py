@@ -12,11 +12,11 @@ from envs.profiles import (
     PV_COLUMNS,
     WIND_COLUMNS,
     Split,
-    episode_starts,
     labelled_split,
     load_profiles,
     price_base,
     read_series,
+    starts_of,
     time_of_use_price,
     weekly_split,
 )
@@ -139,19 +139,21 @@ def test_days_of_the_week_are_the_calendars(scenario: Scenario) -> None:
 
 
 def test_splits_are_whole_weeks_that_cover_the_year_once() -> None:
-    days: dict[Split, list[int]] = {name: episode_starts(366, name, "day") for name in ("train", "val", "test")}
+    days: dict[Split, list[int]] = {
+        name: starts_of(weekly_split(366), name, "day") for name in ("train", "val", "test")
+    }
     assert [len(days[name]) for name in days] == [226, 70, 70]
     assert sorted(day for split in days.values() for day in split) == list(range(366))
     assert {day // 7 % 5 for day in days["test"]} == {4}
     assert {day // 7 % 5 for day in days["val"]} == {3}
-    weeks = episode_starts(366, "train", "week")
+    weeks = starts_of(weekly_split(366), "train", "week")
     assert all(day % 7 == 0 and set(range(day, day + 7)) <= set(days["train"]) for day in weeks)
     assert len(weeks) == 32
 
 
 def test_a_split_without_a_whole_week_is_an_error() -> None:
     with pytest.raises(ValueError, match="split 'val' holds no whole week: the data has only 24 days"):
-        episode_starts(24, "val", "week")
+        starts_of(weekly_split(24), "val", "week")
 
 
 @pytest.mark.parametrize(
@@ -336,4 +338,4 @@ def test_labels_without_validation_give_it_each_fifth_week_of_training() -> None
 def test_packaged_data_are_split_by_week(scenario: Scenario) -> None:
     profiles = load_profiles(scenario)
     assert profiles.split == weekly_split(366)
-    assert profiles.starts("val", "week") == episode_starts(366, "val", "week")
+    assert profiles.starts("val", "week") == starts_of(weekly_split(366), "val", "week")
