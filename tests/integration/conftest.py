@@ -16,7 +16,7 @@ import torch
 import envs
 import envs.baselines
 from envs.devices import Applied
-from envs.profiles import episode_starts, load_profiles
+from envs.profiles import load_profiles
 from envs.reference import DayReference
 from envs.scenario import Scenario
 from mappo import TrainConfig, Trainer
@@ -89,7 +89,7 @@ def made_up_bound(unsolved: Sequence[int] = ()) -> Callable[..., Any]:
 
     def bound(scenario: Scenario, split: str, days: int, **_: Any) -> Any:
         profiles = load_profiles(scenario)
-        day = torch.tensor(episode_starts(profiles.num_days, split, "day")[:days])  # pyright: ignore[reportArgumentType]
+        day = torch.tensor(profiles.starts(split, "day")[:days])  # pyright: ignore[reportArgumentType]
         reference = DayReference.of(scenario, profiles.num_days)
         assert reference is not None
         usd = reference.idle_usd[day] - 100.0
