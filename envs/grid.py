@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.devices import Applied
-from envs.power.flow import FlowSolver, FlowState
+from envs.power.flow import FlowSolver, FlowState, Load
 from envs.power.network import BASE_MVA, Network
 from envs.power.regulators import TapSettler
 from envs.scenario import Safety, Scenario
@@ -83,7 +83,8 @@ class Grid:
             tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
             tap, u_init = last.tap, last.flow.u
-        settled = self._settler.settle(p, q, tap, tolerance_pu, u_init)
+        drawn = self._solver.load(p, q)
+        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init)
         converged = settled.flow.converged
         flow, new_tap = settled.flow, settled.tap
         if not converged.all():
@@ -91,16 +92,16 @@ class Grid:
             old = FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps)
             flow = _where(converged, flow, old)
             new_tap = torch.where(converged[:, None], new_tap, tap)
-        return self._measure(p, q, new_tap, flow)
+        return self._measure(drawn, new_tap, flow)
 
-    def _measure(self, p: Tensor, q: Tensor, tap: Tensor, flow: FlowState) -> GridState:
+    def _measure(self, load: Load, tap: Tensor, flow: FlowState) -> GridState:
         converged = flow.converged[:, None]
-        currents = self._solver.currents(flow, p, q)
+        currents = self._solver.currents(flow, load)
         pcc_p, pcc_q = currents.power(self._pcc)
         head_p, _ = currents.power(slice(0, 1))
-        sums_p, sums_q = p @ self._own, q @ self._own
+        sums_p, sums_q = load.p @ self._own, load.q @ self._own
         pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
-        head_p = torch.where(converged, head_p, p.sum(-1, keepdim=True))
+        head_p = torch.where(converged, head_p, load.p.sum(-1, keepdim=True))
         loading_squared = torch.where(converged, currents.i_squared_pu / self._solver.rating_pu.square(), 0.0)
         return GridState(
             tap=tap,

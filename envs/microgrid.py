@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from envs.actions import ActionLayout
 from envs.composition import build_network
 from envs.coordination import Coordination, CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
@@ -61,8 +62,7 @@ class MicrogridEnv:
     def __init__(self, scenario: Scenario, settings: EnvSettings, spec: Mapping[str, Any] | None = None) -> None:
         self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
         self.device, self._dtype = env_device(settings.device), DTYPES[settings.dtype]
-        self.agents = tuple(scenario.microgrids)
-        self.name = f"mg{len(self.agents)}"
+        self.name = f"mg{len(scenario.microgrids)}"
         profiles = load_profiles(scenario)
         starts = profiles.starts(settings.split, scenario.horizon)
         self.metric_specs = metric_specs(scenario)
@@ -89,11 +89,17 @@ class MicrogridEnv:
             scenario, self._grid, self._devices, settings.critic_state, self._coordination.obs_names
         )
         self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
-        self.action_names = (*self._devices.action_names, *self._coordination.action_names)
-        self.state_dim = len(self.state_names)
+        self.action_layout = ActionLayout(
+            tuple(scenario.microgrids), powers=self._devices.action_names, bids=self._coordination.action_names
+        )
+        self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
-        self.observation_spaces = {agent: _box(len(self.obs_names), np.inf) for agent in self.agents}
-        self.action_spaces = {agent: _box(len(self.action_names), 1.0) for agent in self.agents}
+        self.action_spaces = self.action_layout.spaces
+        self.state_dim = len(self.state_names)
+        width = len(self.obs_names)
+        self.observation_spaces = {
+            agent: gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32) for agent in self.agents
+        }
         self.needs_discount = scenario.horizon == "week"
         self._days_per_episode = DAYS_PER_WEEK if scenario.horizon == "week" else 1
         self.episode_length = scenario.steps_per_day * self._days_per_episode
@@ -120,7 +126,7 @@ class MicrogridEnv:
 
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available, a bid in the middle."""
-        return self._with_bids(self._devices.idle_action())
+        return self.action_layout.idle(self._devices.idle_action())
 
     def reset(self, seed: SupportsIndex | None = None) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; a seed restarts the random streams.
@@ -148,22 +154,24 @@ class MicrogridEnv:
         self._check_started("actions_for")
         wanted = Applied(*(value.to(self.device, self._dtype) for value in wanted))
         now = self._hour
-        return self._with_bids(self._devices.actions_for(wanted, self._today.pv_mw[now], self._today.wind_mw[now]))
+        powers = self._devices.actions_for(wanted, self._today.pv_mw[now], self._today.wind_mw[now])
+        return self.action_layout.assemble(powers)
 
     def step(self, actions: ArrayLike) -> Step:
         """Advance every copy by one step of `dt_h` hours.
 
         Args:
-            actions: (B, A, U) in [-1, 1], columns as `action_names`, a tensor or an array; (A, U) is for all copies.
-                Values beyond [-1, 1] are clipped.
+            actions: (B, A, U), columns as `action_names`, a tensor or an array; (A, U) is for all copies. Powers and
+                bids in [-1, 1], beyond clipped; choices as indices.
 
         Raises:
-            ValueError: not reset yet, a wrong shape, or an action that is not finite.
+            ValueError: not reset yet, a wrong shape, an action that is not finite, an index that is no option.
         """
-        actions = self._checked(actions).to(self.device, self._dtype)
+        self._check_started("step")
+        checked = self.action_layout.checked(actions, self.num_envs)
+        chosen = self.action_layout.split(checked.to(self.device, self._dtype))
         now, before = self._hour, self._grid_state
-        actions, bids = actions.tensor_split([len(self._devices.action_names)], -1)
-        requested = self._devices.requested(actions, self._today.pv_mw[now], self._today.wind_mw[now])
+        requested = self._devices.requested(chosen.powers, self._today.pv_mw[now], self._today.wind_mw[now])
         applied = self._devices.feasible(requested, self._account.energy_mwh)
         self._grid_state = self._grid.settle(self._today.load[now], applied, before, self._tolerance_pu)
         self._hour += 1
@@ -171,7 +179,7 @@ class MicrogridEnv:
         settled = day_over and self.scenario.horizon == "day"
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
-            self._grid_state, self._today.price[now], applied, bids, self._account, self._protocols
+            self._grid_state, self._today.price[now], applied, chosen.bids, self._account, self._protocols
         )
         ledger, self._protocols = bill.ledger, bill.protocols
         if settled:
@@ -296,39 +304,9 @@ class MicrogridEnv:
         )
         return obs.float(), state.float()
 
-    def _with_bids(self, actions: Tensor) -> Tensor:
-        """Device actions (..., U) with the protocols' columns behind them, 0."""
-        return torch.nn.functional.pad(actions, (0, len(self._coordination.action_names)))
-
     def _check_started(self, method: str) -> None:
         if not self._started:
             raise ValueError(f"call reset() before {method}()")
-
-    def _checked(self, given: ArrayLike) -> Tensor:
-        """The actions of every copy (B, A, U) as a tensor."""
-        self._check_started("step")
-        try:
-            actions = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"actions must be a tensor or an array of numbers: {error}") from error
-        if tuple(actions.shape) == self.action_shape[1:]:
-            actions = actions.expand(self.action_shape)
-        if tuple(actions.shape) != self.action_shape:
-            raise ValueError(
-                f"actions must have shape {self.action_shape} (copies, agents, {self.action_names}) "
-                f"or {self.action_shape[1:]} for all copies, got {tuple(actions.shape)}"
-            )
-        if not torch.isfinite(actions).all():
-            copy, agent, column = torch.nonzero(~torch.isfinite(actions))[0].tolist()
-            raise ValueError(
-                f"actions must be finite, got {actions[copy, agent, column]} for "
-                f"{self.action_names[column]} of {self.agents[agent]} in copy {copy}"
-            )
-        return actions
-
-
-def _box(width: int, bound: float) -> gymnasium.spaces.Box:
-    return gymnasium.spaces.Box(-bound, bound, (width,), np.float32)
 
 
 def _tolerance_pu(settings: EnvSettings) -> float:

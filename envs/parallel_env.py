@@ -76,11 +76,8 @@ class MicrogridParallelEnv(ParallelEnv[str, Array, Array]):
             raise ValueError("the episode is over: call reset()")
         if set(actions) != set(self.agents):
             raise ValueError(f"actions must be given for exactly {self.agents}, got {sorted(actions)}")
-        for agent in self.agents:
-            shape, wanted = np.shape(actions[agent]), self.action_spaces[agent].shape
-            if shape != wanted:
-                raise ValueError(f"action of {agent} must have shape {wanted}, got {shape}")
-        stacked = torch.stack([torch.as_tensor(np.asarray(actions[agent], np.float32)) for agent in self.agents])
+        layout = self.unwrapped_env.action_layout
+        stacked = torch.as_tensor(np.stack([layout.flat(agent, actions[agent]) for agent in self.agents]))
         step = self.unwrapped_env.step(stacked[None].to(self.unwrapped_env.device))
         over = bool((step.terminated | step.truncated).any())
         self._next_episode = (step.obs, step.state) if over else None

@@ -29,14 +29,14 @@ class Idle:
 
 
 class RandomActions:
-    """Every action uniform in [-1, 1] at every step.
+    """Every action uniform in [-1, 1], every choice uniform over its options, at every step.
 
     The stream is its own and starts at `seed`; `reset()` restarts it, so that an evaluation can be repeated. The end of
     an episode (`reset(mask)`) does not touch it: it is one stream for all copies.
     """
 
     def __init__(self, env: MicrogridEnv, *, seed: int = 0) -> None:
-        self._shape, self._device = env.action_shape, env.device
+        self._shape, self._device, self._layout = env.action_shape, env.device, env.action_layout
         self._seed = whole_number("seed", seed)
         self._rng = torch.Generator().manual_seed(self._seed)
 
@@ -48,7 +48,7 @@ class RandomActions:
     def act(self, obs: Tensor, action_mask: Tensor | None = None) -> Tensor:
         """(B, A, U) drawn anew."""
         del obs, action_mask
-        return (2 * torch.rand(self._shape, generator=self._rng) - 1).to(self._device)
+        return self._layout.from_unit(2 * torch.rand(self._shape, generator=self._rng) - 1).to(self._device)
 
 
 class _PriceRule:

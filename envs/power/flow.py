@@ -35,6 +35,19 @@ class FlowState(NamedTuple):
     sweeps: Tensor  # (C,) int64
 
 
+class Load(NamedTuple):
+    """What the buses of C copies draw, in pu: constant power and shunts. A single row is for all copies."""
+
+    p: Tensor  # (C, N) real power, consumption positive
+    q: Tensor  # (C, N) reactive
+    g: Tensor  # (C, N) shunt conductance
+    b: Tensor  # (C, N) shunt susceptance, capacitive positive
+
+    def of(self, rows: Tensor) -> "Load":
+        """Of some copies."""
+        return Load(*(part if len(part) == 1 else part[rows] for part in self))
+
+
 class PowerFlow(NamedTuple):
     """Solution of `solve_power_flow`. L lines and X transformers in the order of `net.branch_names`."""
 
@@ -80,8 +93,9 @@ def solve_power_flow(
     solver = _solver(net, p_mw.device, p_mw.dtype)
     tau2 = solver.tau_squared(tap)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
-    state = solver.solve(-p_mw / BASE_MVA, -q_mvar / BASE_MVA, tau2, tolerance_pu, u_init)
-    currents = solver.currents(state, -p_mw / BASE_MVA, -q_mvar / BASE_MVA)
+    load = solver.load(-p_mw / BASE_MVA, -q_mvar / BASE_MVA)
+    state = solver.solve(load, tau2, tolerance_pu, u_init)
+    currents = solver.currents(state, load)
     loading = currents.i_squared_pu.sqrt() / solver.rating_pu
     source_p, source_q = currents.power(slice(0, 1))
     return PowerFlow(
@@ -92,7 +106,7 @@ def solve_power_flow(
         trafo_loading=loading[:, solver.trafo_columns],
         source_p_mw=source_p[:, 0] * BASE_MVA,
         source_q_mvar=source_q[:, 0] * BASE_MVA,
-        losses_mw=solver.losses(state, currents) * BASE_MVA,
+        losses_mw=solver.losses(state, currents, load) * BASE_MVA,
     )
 
 
@@ -164,10 +178,14 @@ class FlowSolver:
         self._regulator_path = real(path[regulated])  # (R, N)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
         self._r, self._x = real(net.z_pu.real), real(net.z_pu.imag)
-        self._g, self._b = real(net.y_pu.real), real(net.y_pu.imag)
+        self._g, self._b = real(net.y_pu.real)[None], real(net.y_pu.imag)[None]
         slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
         self._slack = real(torch.view_as_real(slack_v_pu)).view(2, 1, 1)
         self._sums = _PrefixSums(net, device) if net.num_buses > PREFIX_SUM_BUSES else _DenseSums(real(path))
+
+    def load(self, p: Tensor, q: Tensor) -> Load:
+        """Powers (C, N) in pu with the network's own shunts."""
+        return Load(p, q, self._g, self._b)
 
     def tau_squared(self, tap: Tensor) -> Tensor:
         """(C, R) tap positions -> (C, N) squared product of all ratios on the path to each bus."""
@@ -191,24 +209,24 @@ class FlowSolver:
         """(C, N) squared voltage magnitudes."""
         return (state.u[0].square() + state.u[1].square()) * state.tau2
 
-    def solve(self, p: Tensor, q: Tensor, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
+    def solve(self, load: Load, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
         """Sweep until every copy has converged or 60 sweeps are over.
 
         A copy stops at its own last sweep, so that its result does not depend on the others.
 
         Args:
-            p: (C, N) real consumption in pu.
-            q: (C, N) reactive consumption in pu.
+            load: of C copies.
             tau2: (C, N) from `tau_squared`.
             tolerance_pu: largest |dU| of the last sweep.
             u_init: (2, C, N) start; default no load.
         """
-        start = self.flat_start(len(p)) if u_init is None else u_init
+        copies, device = len(tau2), tau2.device
+        start = self.flat_start(copies) if u_init is None else u_init
         u = torch.empty_like(start)  # each copy's row is written when it finishes
-        converged = torch.zeros(len(p), dtype=torch.bool, device=p.device)
-        sweeps = torch.zeros(len(p), dtype=torch.int64, device=p.device)
-        rows = torch.arange(len(p), device=p.device)  # of the copies that `work` holds
-        work = _Sweep(self, p, q, tau2, start)
+        converged = torch.zeros(copies, dtype=torch.bool, device=device)
+        sweeps = torch.zeros(copies, dtype=torch.int64, device=device)
+        rows = torch.arange(copies, device=device)  # of the copies that `work` holds
+        work = _Sweep(self, load, tau2, start)
         running = torch.ones_like(converged)
         for _ in range(MAX_SWEEPS):
             change2 = work.advance()
@@ -228,30 +246,30 @@ class FlowSolver:
         u[:, rows[running]] = work.u[:, running]
         return FlowState(u, tau2, converged, sweeps)
 
-    def currents(self, state: FlowState, p: Tensor, q: Tensor) -> Currents:
-        """Branch currents of a solution; p and q as in `solve`."""
-        j = self._sums.downstream(_Sweep(self, p, q, state.tau2, state.u).bus_currents())
+    def currents(self, state: FlowState, load: Load) -> Currents:
+        """Branch currents of a solution of `solve` for this load."""
+        j = self._sums.downstream(_Sweep(self, load, state.tau2, state.u).bus_currents())
         i_squared = (j[0].square() + j[1].square()) / state.tau2[:, self.parent]
         i_squared[:, 0] = 0.0  # no branch above the slack bus
         return Currents(state.u, j, i_squared, self.parent)
 
-    def losses(self, state: FlowState, currents: Currents) -> Tensor:
+    def losses(self, state: FlowState, currents: Currents, load: Load) -> Tensor:
         """(C,) series and shunt losses in pu."""
-        return (currents.i_squared_pu * self._r + self.v_squared(state) * self._g).sum(-1)
+        return (currents.i_squared_pu * self._r + self.v_squared(state) * load.g).sum(-1)
 
 
 class _Sweep:
     """The copies that still iterate, and the constants of their solve."""
 
-    def __init__(self, solver: FlowSolver, p: Tensor, q: Tensor, tau2: Tensor, u: Tensor) -> None:
+    def __init__(self, solver: FlowSolver, load: Load, tau2: Tensor, u: Tensor) -> None:
         tau2_parent = tau2[:, solver.parent]
         self._sums, self._slack = solver._sums, solver._slack
         self._constants = (
-            p,
-            q,
+            load.p.expand_as(tau2),
+            load.q.expand_as(tau2),
             tau2 / LOW_VOLTAGE_PU**2,
-            solver._g * tau2,
-            solver._b * tau2,
+            load.g * tau2,
+            load.b * tau2,
             solver._r / tau2_parent,
             solver._x / tau2_parent,
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.power.flow import FlowSolver, FlowState
+from envs.power.flow import FlowSolver, FlowState, Load
 from envs.power.network import Network
 
 MAX_ROUNDS = 10
@@ -44,7 +44,12 @@ class TapSettler:
         self._target, self._half_band = column("target_pu"), column("half_band_pu")
         self._step, self._tap_min, self._tap_max = column("step_pu"), column("tap_min"), column("tap_max")
 
-    def moved(self, tap: Tensor, v_pu: Tensor) -> Tensor:
+    @property
+    def target_pu(self) -> Tensor:
+        """(1, R) voltages that the regulators hold."""
+        return self._target[None]
+
+    def moved(self, tap: Tensor, v_pu: Tensor, target_pu: Tensor | None = None) -> Tensor:
         """New taps after one round.
 
         From head to leaf, error e = target - |V| - step * (moves of this round upstream); beyond half the
@@ -53,42 +58,52 @@ class TapSettler:
         Args:
             tap: (C, R) present taps.
             v_pu: (C, R) voltage magnitudes at the regulated buses.
+            target_pu: (C, R) or (1, R) to hold; default the network's.
         """
+        target_pu = self.target_pu if target_pu is None else target_pu
         moves = torch.zeros_like(tap)
         for level in self._levels:
             upstream = (moves * self._step) @ self._upstream[:, level]
-            error = self._target[level] - v_pu[:, level] - upstream
+            error = target_pu[:, level] - v_pu[:, level] - upstream
             wish = torch.where(error.abs() > self._half_band[level], torch.round(error / self._step[level]), 0.0)
             reached = torch.clamp(tap[:, level] + wish, self._tap_min[level], self._tap_max[level])
             moves[:, level] = reached - tap[:, level]
         return tap + moves
 
-    def settle(self, p: Tensor, q: Tensor, tap: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> Settled:
+    def settle(
+        self,
+        load: Load,
+        tap: Tensor,
+        tolerance_pu: float,
+        u_init: Tensor | None = None,
+        target_pu: Tensor | None = None,
+    ) -> Settled:
         """Repeat {solve, move taps} until nothing moves; only copies whose taps moved are solved again.
 
         A copy whose flow fails keeps the taps it failed with. After 10 rounds the last solved taps stand.
 
         Args:
-            p: (C, N) real consumption in pu.
-            q: (C, N) reactive consumption in pu.
+            load: of C copies.
             tap: (C, R) start, such as the previous hour's taps.
             tolerance_pu: of the power flow.
             u_init: (2, C, N) start of the power flow; default no load.
+            target_pu: (C, R) to hold in each copy; default the network's.
         """
         solver = self._solver
-        flow = solver.solve(p, q, solver.tau_squared(tap), tolerance_pu, u_init)
+        target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
+        flow = solver.solve(load, solver.tau_squared(tap), tolerance_pu, u_init)
         rounds = torch.ones_like(flow.sweeps)
-        rows = torch.arange(len(p), device=p.device)
+        rows = torch.arange(len(tap), device=tap.device)
         part, taps = flow, tap
         for _ in range(MAX_ROUNDS - 1):
             old = taps[rows]
             v_pu = solver.v_squared(part)[:, self._bus].sqrt()
-            new = torch.where(part.converged[:, None], self.moved(old, v_pu), old)
+            new = torch.where(part.converged[:, None], self.moved(old, v_pu, target_pu[rows]), old)
             changed = (new != old).any(-1)
             rows, new = rows[changed], new[changed]
             if len(rows) == 0:
                 break
-            part = solver.solve(p[rows], q[rows], solver.tau_squared(new), tolerance_pu, part.u[:, changed])
+            part = solver.solve(load.of(rows), solver.tau_squared(new), tolerance_pu, part.u[:, changed])
             taps = taps.index_copy(0, rows, new)
             flow = FlowState(
                 flow.u.index_copy(1, rows, part.u),

@@ -42,7 +42,7 @@ def put_into(model: DistFlow, env: MicrogridEnv, policy: Any) -> float:
         load = now.today.load[:, :, step]
         p = load @ grid._load_p + torch.cat(devices, -1) @ grid._device_p
         q = load @ grid._load_q + applied["battery_q_mvar"] @ grid._device_q
-        currents = grid._solver.currents(state.flow, p, q)
+        currents = grid._solver.currents(state.flow, grid._solver.load(p, q))
         flow_p, flow_q = currents.power(slice(1, None))
         values = {"p": flow_p, "q": flow_q, "l": currents.i_squared_pu[:, 1:], "v": state.v_pu[:, 1:].square()}
         values |= {"head_p": state.head_p_mw, "party": state.party_p_mw, "battery": applied["battery_p_mw"]}

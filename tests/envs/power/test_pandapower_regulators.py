@@ -62,7 +62,7 @@ def test_the_settled_tap_holds_the_target_and_is_a_fixed_point_of_pandapower_too
     start = torch.zeros(1, 1, dtype=torch.float64)
     before = solve_power_flow(ours, p_mw, q_mvar, start).v_pu[0, ours.regulators[0].bus].abs().item()
     assert before < 1.02
-    tap = int(TapSettler(ours, solver).settle(-p_mw, -q_mvar, start, 1e-10).tap.item())
+    tap = int(TapSettler(ours, solver).settle(solver.load(-p_mw, -q_mvar), start, 1e-10).tap.item())
     assert 0 < tap <= 9
     net.trafo["tap_pos"] = net.trafo.tap_neutral + tap
     solve(net)

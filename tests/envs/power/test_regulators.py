@@ -77,7 +77,7 @@ def test_regulators_control_what_the_scenario_says(net: Network) -> None:
 def test_settled_taps_equal_those_of_a_loop_over_copies(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 40, seed=11, taps=6)
     solver, settler = settler_of(net)
-    settled = settler.settle(-points.p_mw, -points.q_mvar, points.tap, 1e-10)
+    settled = settler.settle(solver.load(-points.p_mw, -points.q_mvar), points.tap, 1e-10)
     for b in range(len(points.tap)):
         taps, rounds = settle_in_a_loop(net, points.row(b), [int(tap) for tap in points.tap[b]])
         assert settled.tap[b].tolist() == taps
@@ -90,7 +90,7 @@ def test_settled_taps_equal_those_of_a_loop_over_copies(scenario: Scenario, net:
 def test_settled_voltages_lie_in_their_bands_unless_a_tap_is_at_its_end(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 300, seed=12)
     solver, settler = settler_of(net)
-    settled = settler.settle(-points.p_mw, -points.q_mvar, torch.zeros_like(points.tap), 1e-10)
+    settled = settler.settle(solver.load(-points.p_mw, -points.q_mvar), torch.zeros_like(points.tap), 1e-10)
     buses = [regulator.bus for regulator in net.regulators]
     target = torch.tensor([regulator.target_pu for regulator in net.regulators], dtype=torch.float64)
     error = (solver.v_squared(settled.flow)[:, buses].sqrt() - target).abs()
@@ -149,10 +149,10 @@ def test_only_moves_that_were_possible_are_discounted(net: Network) -> None:
 def test_a_failed_copy_moves_no_tap_and_leaves_its_neighbours_alone(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 6, seed=13)
     solver, settler = settler_of(net)
-    alone = settler.settle(-points.p_mw, -points.q_mvar, points.tap, 1e-10)
+    alone = settler.settle(solver.load(-points.p_mw, -points.q_mvar), points.tap, 1e-10)
     overload = points.p_mw.clone()
     overload[2] *= 1e4
-    settled = settler.settle(-overload, -points.q_mvar, points.tap, 1e-10)
+    settled = settler.settle(solver.load(-overload, -points.q_mvar), points.tap, 1e-10)
     others = torch.arange(6) != 2
     assert not settled.flow.converged[2]
     assert settled.flow.sweeps[2] == flow.MAX_SWEEPS
