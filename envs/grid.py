@@ -52,6 +52,8 @@ class Grid:
         self._own = own.to(device, dtype)
         self._area_buses = _padded([torch.nonzero(own[:, k]).flatten() for k in range(own.shape[1])]).to(device)
         self._device_p, self._device_q = (matrix.to(device, dtype) / BASE_MVA for matrix in _placement(scenario, net))
+        self._plants = self._device_p[2 * len(scenario.microgrids) :]  # (2A, N) PV, then wind
+        self._plant_buses = self._plants.argmax(-1)
         heads = connections(net, self.area_names[1:])
         self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
         self.tap_paths = [
@@ -67,7 +69,14 @@ class Grid:
         """(A,) positions of the feeder buses the microgrids hang on."""
         return self._solver.parent[self._pcc]
 
-    def settle(self, load: Tensor, applied: Applied, last: GridState | None, tolerance_pu: float) -> GridState:
+    def settle(
+        self,
+        load: Tensor,
+        applied: Applied,
+        last: GridState | None,
+        tolerance_pu: float,
+        plant_q_mvar: Tensor | None = None,
+    ) -> GridState:
         """Settle taps and flow for one step.
 
         Args:
@@ -75,10 +84,13 @@ class Grid:
             applied: device powers.
             last: the previous step's state (start of taps and voltages); None: taps 0, no load.
             tolerance_pu: of the power flow.
+            plant_q_mvar: (B, 2A) that PV and wind inject; None: nothing.
         """
         p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
         p = load @ self._load_p + p_mw @ self._device_p  # (B, N) consumption
         q = load @ self._load_q + applied.battery_q_mvar @ self._device_q
+        if plant_q_mvar is not None:
+            q = q - plant_q_mvar @ self._plants
         if last is None:
             tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
@@ -144,6 +156,10 @@ class Grid:
         """Lowest and highest voltage of each area, (B, 1 + A) each."""
         v = state.v_pu[:, self._area_buses]
         return v.amin(-1), v.amax(-1)
+
+    def plant_voltage(self, state: GridState) -> Tensor:
+        """(B, 2A) pu at each PV plant's bus, then each wind plant's."""
+        return state.v_pu[:, self._plant_buses]
 
     def tap_position(self, state: GridState) -> Tensor:
         """(B, R) taps as a share of their range, in [-1, 1]."""

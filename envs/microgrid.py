@@ -19,7 +19,7 @@ from envs.actions import ActionLayout
 from envs.composition import build_network
 from envs.coordination import Coordination, CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
-from envs.devices import Applied, Devices
+from envs.devices import Applied, Devices, DeviceState, Present
 from envs.exogenous import DayDrawer
 from envs.figures import day_figures
 from envs.grid import Grid, GridState
@@ -78,19 +78,26 @@ class MicrogridEnv:
             evaluation=settings.evaluation,
             group_size=self.group_size,
         )
-        self._devices = Devices(scenario, self.device, self._dtype)
         self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
+        self._devices = Devices(scenario, self.device, self._dtype, self._grid.area_load_mw[1:])
         own_load = profiles.load[:, 1:].movedim(1, -1).flatten(0, -2)  # (steps, A)
         self._coordination = Coordination(
             scenario, self._grid, self._devices, load_range=(own_load.amin(0), own_load.amax(0))
         )
         self._settler = Settler(scenario, self._grid, self._devices, self._coordination)
         self._observer = Observer(
-            scenario, self._grid, self._devices, settings.critic_state, self._coordination.obs_names
+            scenario,
+            self._grid,
+            self._devices,
+            settings.critic_state,
+            self._devices.obs_names + self._coordination.obs_names,
         )
         self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
         self.action_layout = ActionLayout(
-            tuple(scenario.microgrids), powers=self._devices.action_names, bids=self._coordination.action_names
+            tuple(scenario.microgrids),
+            powers=self._devices.action_names,
+            bids=self._coordination.action_names,
+            choices=self._devices.choices,
         )
         self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
@@ -155,7 +162,7 @@ class MicrogridEnv:
         wanted = Applied(*(value.to(self.device, self._dtype) for value in wanted))
         now = self._hour
         powers = self._devices.actions_for(wanted, self._today.pv_mw[now], self._today.wind_mw[now])
-        return self.action_layout.assemble(powers)
+        return self.action_layout.assemble(powers, self._devices.choices_for(wanted))
 
     def step(self, actions: ArrayLike) -> Step:
         """Advance every copy by one step of `dt_h` hours.
@@ -171,23 +178,25 @@ class MicrogridEnv:
         checked = self.action_layout.checked(actions, self.num_envs)
         chosen = self.action_layout.split(checked.to(self.device, self._dtype))
         now, before = self._hour, self._grid_state
-        requested = self._devices.requested(chosen.powers, self._today.pv_mw[now], self._today.wind_mw[now])
-        applied = self._devices.feasible(requested, self._account.energy_mwh)
-        self._grid_state = self._grid.settle(self._today.load[now], applied, before, self._tolerance_pu)
         self._hour += 1
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
+        used = self._devices.use(chosen, self._present(now, settled), self._device_state)
+        requested, applied = used.requested, used.applied
+        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar)
+        self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
-            self._grid_state, self._today.price[now], applied, chosen.bids, self._account, self._protocols
+            self._grid_state, self._today.price[now], used, chosen.bids, self._account, self._protocols
         )
         ledger, self._protocols = bill.ledger, bill.protocols
         if settled:
             ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
         self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
-        self.applied, self.requested = applied._asdict(), requested._asdict()
+        self.applied = applied._asdict() | used.more_applied
+        self.requested = requested._asdict() | used.more_requested
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
-        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **bill.metrics}
+        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **bill.metrics}
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -244,6 +253,7 @@ class MicrogridEnv:
             "hour": self._hour,
             "days_done": self._days_done,
             "account": self._account._asdict(),
+            "devices": self._device_state._asdict(),
             "protocols": self._protocols._asdict(),
             "grid": grid | {"flow": grid["flow"]._asdict()},
         }
@@ -259,6 +269,7 @@ class MicrogridEnv:
         self._drawer.load_state_dict(state["drawer"])
         self._hour, self._days_done = state["hour"], state["days_done"]
         self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})
+        self._device_state = DeviceState(**{k: value.to(self.device) for k, value in state["devices"].items()})
         self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
         grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
         flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
@@ -269,6 +280,7 @@ class MicrogridEnv:
     def _begin_episode(self) -> tuple[Tensor, Tensor]:
         energy_mwh = self._drawer.new_episode().to(self.device, self._dtype)
         self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
+        self._device_state = self._devices.initial(self.num_envs)
         self._protocols = self._coordination.initial(self.num_envs)
         self._hour = self._days_done = 0
         self._load_day()
@@ -276,7 +288,12 @@ class MicrogridEnv:
         requested = self._devices.requested(idle, self._today.pv_mw[0], self._today.wind_mw[0])
         # taps from neutral, settled for hour 0 with idle devices
         self._grid_state = self._grid.settle(self._today.load[0], requested, None, self._tolerance_pu)
+        self._device_state = self._devices.measured(self._device_state, self._grid.plant_voltage(self._grid_state))
         return self._observe()
+
+    def _present(self, step: int, settles: bool) -> Present:
+        today = self._today
+        return Present(today.load[step], today.pv_mw[step], today.wind_mw[step], self._account.energy_mwh, settles)
 
     def _next_day(self) -> None:
         """Midnight of a run that goes on: a new day and a new peak, nothing settled."""
@@ -299,9 +316,10 @@ class MicrogridEnv:
             self._trace.start_day(self.dates, self._account)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
-        obs, state = self._observer.observe(
-            self._tables, self._hour, self._account, self._grid_state, self._protocols.observed
-        )
+        columns = self._protocols.observed
+        if self._devices.obs_names:
+            columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
+        obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
         return obs.float(), state.float()
 
     def _check_started(self, method: str) -> None:

@@ -72,3 +72,4 @@ LoadScale = Annotated[
     NonNegative, AfterValidator(UpTo(20, "it multiplies the network's loads, and looks like a load in kW"))
 ]
 StepHours = Annotated[float, AfterValidator(OneOf((1.0, 0.25), "hours"))]
+Duration = Annotated[NonNegative, AfterValidator(UpTo(168, "it looks like minutes, divide it by 60"))]

@@ -16,12 +16,19 @@ class Ledger(NamedTuple):
     safety_usd: Tensor  # (B, 1 + A) penalty of the buses and branches it owns
     generator_usd: Tensor  # (B, A)
     terminal_usd: Tensor  # (B, A)
+    commitment_usd: Tensor  # (B, A) starts and stops of generators
+    degradation_usd: Tensor  # (B, A) wear of batteries
+    shedding_usd: Tensor  # (B, A) load that was not served
     failure_usd: Tensor  # (B,) for an hour without a power flow
 
     def cost(self) -> Tensor:
         """(B,) the community's cost without penalties."""
         parties = (self.energy_usd + self.demand_usd).sum(-1)
-        return parties + (self.generator_usd + self.terminal_usd).sum(-1)
+        return parties + (self.generator_usd + self.terminal_usd + self.options_usd()).sum(-1)
+
+    def options_usd(self) -> Tensor:
+        """(B, A) what the options of the microgrids' devices cost (docs/devices.md)."""
+        return self.commitment_usd + self.degradation_usd + self.shedding_usd
 
     def penalty(self) -> Tensor:
         """(B,) safety penalty and failed flows."""
@@ -39,5 +46,5 @@ class Ledger(NamedTuple):
         agents = self.generator_usd.shape[-1]
         parties = self.energy_usd + self.demand_usd + penalty_weight * self.safety_usd
         common = (parties[:, 0] + self.failure_usd) / agents
-        own = parties[:, 1:] + self.generator_usd + self.terminal_usd + common[:, None]
+        own = parties[:, 1:] + self.generator_usd + self.terminal_usd + self.options_usd() + common[:, None]
         return -own / scale_usd

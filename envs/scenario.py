@@ -152,6 +152,18 @@ class Scenario(Model):
         return self
 
     @model_validator(mode="after")
+    def _durations(self) -> "Scenario":
+        for name, microgrid in self.microgrids.items():
+            commitment = microgrid.generator.commitment
+            for key, hours in (commitment.durations() if commitment else {}).items():
+                if not (hours / self.dt_h).is_integer():
+                    raise ValueError(
+                        f"microgrids.{name}.generator.commitment.{key} must be a whole number of steps of dt_h = "
+                        f"{self.dt_h:g} h, got {hours:g}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _names(self) -> "Scenario":
         if self.feeder.name in self.microgrids:
             raise ValueError(f"the feeder's name {self.feeder.name!r} must differ from the microgrids'")

@@ -1,12 +1,13 @@
 """What a scenario says of its equipment: feeder, microgrids, devices, tap changers.
 
-Data flow: a part of `Scenario` (`scenario.py`) -> `composition.py`, `devices.py`.
+Data flow: a part of `Scenario` (`scenario.py`) -> `composition.py`, `devices/`.
 """
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from envs.device_options import Commitment, Inverter, LoadShedding, Shiftable
 from envs.quantities import (
     BandPu,
     Efficiency,
@@ -14,18 +15,13 @@ from envs.quantities import (
     LargestEnergyMwh,
     LoadScale,
     NonNegative,
+    Positive,
     PowerMw,
     Steps,
     VoltageKv,
     VoltagePu,
 )
-
-
-class Model(BaseModel):
-    """Frozen, without unknown keys."""
-
-    # an unquoted `bus: 830` is a number in YAML
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+from envs.scenario_model import Model
 
 
 class RegulatorSettings(Model):
@@ -52,6 +48,8 @@ class Battery(Model):
     """Apparent power of the inverter; must cover p_max_mw."""
     efficiency: Efficiency
     """One-way: eta when charging, 1/eta when discharging."""
+    degradation_usd_per_mwh: NonNegative = 0.0
+    """Wear, for each MWh charged and each MWh discharged, measured on the AC side."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Battery":
@@ -65,7 +63,7 @@ class Battery(Model):
 
 
 class Generator(Model):
-    """A dispatchable unit with cost a P^2 + b P + c in $/h; the constant counts every hour."""
+    """A dispatchable unit with cost a P^2 + b P + c in $/h; c counts every hour unless it has `commitment`."""
 
     bus: str
     """Bus of the microgrid's own network."""
@@ -76,7 +74,24 @@ class Generator(Model):
     cost_linear_usd_per_mwh: NonNegative
     """b"""
     cost_constant_usd_per_h: NonNegative
-    """c, paid in every hour, running or not."""
+    """c, paid in every hour, running or not; with `commitment` only while it runs."""
+    commitment: Commitment | None = None
+    """Starts and stops: one more action of every microgrid; without it the unit is always ready from 0 to p_max_mw."""
+    ramp_mw_per_h: Positive | None = None
+    """Largest change of its output from step to step, per hour; null: none. A start or stop may jump to p_min_mw."""
+
+    @model_validator(mode="after")
+    def _lowest(self) -> "Generator":
+        if self.commitment is not None and self.commitment.p_min_mw > self.p_max_mw:
+            raise ValueError(
+                f"commitment.p_min_mw must be at most p_max_mw, got {self.commitment.p_min_mw} and {self.p_max_mw}"
+            )
+        return self
+
+    @property
+    def certain_cost_usd_per_h(self) -> float:
+        """What is paid every hour whatever it does."""
+        return self.cost_constant_usd_per_h if self.commitment is None else 0.0
 
 
 class Renewable(Model):
@@ -88,6 +103,16 @@ class Renewable(Model):
     """Rated power; 0 for none."""
     profile: str
     """Column of the profiles, a fraction of rated power."""
+    inverter: Inverter | None = None
+    """Reactive power; without it the plant injects P only."""
+
+    @model_validator(mode="after")
+    def _apparent(self) -> "Renewable":
+        if self.inverter is not None and self.inverter.s_max_mva < self.p_max_mw:
+            raise ValueError(
+                f"inverter.s_max_mva must be at least p_max_mw, got {self.inverter.s_max_mva} and {self.p_max_mw}"
+            )
+        return self
 
 
 class Feeder(Model):
@@ -107,9 +132,9 @@ class Feeder(Model):
     """Multiplies P and Q of the network's own loads."""
     load_profile: dict[str, NonNegative]
     """Profile column -> weight; the load multiplier is the weighted sum."""
-    capacitors: dict[str, Steps] = {}
+    capacitors: dict[str, Steps] = Field(default_factory=dict)
     """Bank -> steps switched on; banks not named keep the network's default."""
-    regulators: dict[str, RegulatorSettings] = {}
+    regulators: dict[str, RegulatorSettings] = Field(default_factory=dict)
     """Tap changer -> settings; those not named keep the network's."""
 
 
@@ -128,11 +153,15 @@ class Microgrid(Model):
     """Multiplies P and Q of the network's own loads."""
     load_profile: dict[str, NonNegative]
     """Profile column -> weight; the load multiplier is the weighted sum."""
-    capacitors: dict[str, Steps] = {}
+    capacitors: dict[str, Steps] = Field(default_factory=dict)
     """Bank -> steps switched on; banks not named keep the tables' default."""
-    regulators: dict[str, RegulatorSettings] = {}
+    regulators: dict[str, RegulatorSettings] = Field(default_factory=dict)
     """Tap changer -> settings; those not named keep the tables'."""
     battery: Battery
     generator: Generator
     pv: Renewable
     wind: Renewable
+    load_shedding: LoadShedding | None = None
+    """Switching off a share of the load; without it all load is served."""
+    shiftable: Shiftable | None = None
+    """Serving a share of the load later; without it load is served when it comes."""

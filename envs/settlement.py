@@ -10,7 +10,7 @@ from torch import Tensor
 
 from envs import tariff
 from envs.coordination import Coordination, CoordinationState
-from envs.devices import Applied, Devices
+from envs.devices import Devices, Used
 from envs.grid import Grid, GridState
 from envs.observations import Account
 from envs.rewards import Ledger
@@ -36,7 +36,7 @@ class Settler:
         self,
         grid: GridState,
         price: Tensor,
-        applied: Applied,
+        used: Used,
         bids: Tensor,
         account: Account,
         before: CoordinationState,
@@ -46,13 +46,13 @@ class Settler:
         Args:
             grid: settled.
             price: (B,) lambda in $/MWh.
-            applied: device powers.
+            used: what the devices do.
             bids: (B, A, 0 or 1) actions of the protocols.
             account: before the step.
             before: state of the protocols before the step.
         """
         scenario = self._scenario
-        energy = self._coordination.settle(grid, price, applied, bids, before)
+        energy = self._coordination.settle(grid, price, used.applied, bids, before)
         demand_usd, peak_mw = tariff.demand_charge(
             grid.party_p_mw,
             grid.head_p_mw,
@@ -63,8 +63,11 @@ class Settler:
             energy_usd=energy.energy_usd,
             demand_usd=demand_usd,
             safety_usd=self._grid.safety_penalty(grid, scenario.dt_h),
-            generator_usd=self._devices.generator_cost(applied.generator_p_mw),
+            generator_usd=used.costs.generator_usd,
             terminal_usd=torch.zeros_like(account.energy_mwh),
+            commitment_usd=used.costs.commitment_usd,
+            degradation_usd=used.costs.degradation_usd,
+            shedding_usd=used.costs.shedding_usd,
             failure_usd=scenario.dt_h * scenario.safety.failed_flow_usd_per_h * ~grid.converged,
         )
         return Bill(ledger, peak_mw, energy.state, energy.metrics)

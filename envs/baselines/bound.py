@@ -20,6 +20,7 @@ from envs.baselines.day_data import day_data
 from envs.baselines.floor import lossless_floor
 from envs.baselines.schedule import day_costs
 from envs.baselines.store import BoundStore, Row, default_cache
+from envs.baselines.tree import check_provable
 from envs.baselines.workers import solve_all
 from envs.devices import Applied
 from envs.microgrid import MicrogridEnv
@@ -115,6 +116,7 @@ def certified_bound(
     wanted = range(env.num_envs if days is None else days)
     if not 1 <= len(wanted) <= env.num_envs:
         raise ValueError(f"--days must be from 1 to {env.num_envs}, the days of split {split}; got {days}")
+    check_provable(scenario, env.network)
     env.reset()
     store = BoundStore.of(scenario, env.situation().today, split, default_cache() if cache else None)
     known = store.read()

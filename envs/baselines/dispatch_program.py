@@ -42,7 +42,7 @@ class Fleet(NamedTuple):
     def of(cls, scenario: Scenario) -> "Fleet":
         """The devices of a scenario."""
         keys = [("battery", name) for name in ("energy_min_mwh", "energy_max_mwh", "p_max_mw", "efficiency")]
-        costs = ("cost_quadratic_usd_per_mw2h", "cost_linear_usd_per_mwh", "cost_constant_usd_per_h")
+        costs = ("cost_quadratic_usd_per_mw2h", "cost_linear_usd_per_mwh", "certain_cost_usd_per_h")
         keys += [("generator", name) for name in ("p_max_mw", *costs)]
         grids = scenario.microgrids.values()
         return cls(*(np.array([[getattr(getattr(grid, part), name)] for grid in grids]) for part, name in keys))

@@ -188,7 +188,7 @@ class DistFlow:
             p = self.generator_p[:, i]
             cost += dt_h * generator.cost_quadratic_usd_per_mw2h * cp.sum_squares(p)
             cost += dt_h * generator.cost_linear_usd_per_mwh * cp.sum(p)
-            cost += dt_h * self.steps * generator.cost_constant_usd_per_h
+            cost += dt_h * self.steps * generator.certain_cost_usd_per_h
         cost += 0.5 * dt_h * limits.voltage_usd_per_h * cp.sum(self.under + self.over)
         return cost + 0.5 * dt_h * limits.current_usd_per_h * cp.sum(self.overload)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from envs.baselines.certificate import set_points
 from envs.baselines.day_data import day_data
 from envs.baselines.schedule import actions_or_idle
-from envs.baselines.tree import check_provable
+from envs.baselines.tree import check_network
 from envs.baselines.workers import solve_all
 from envs.devices import Applied
 from envs.microgrid import MicrogridEnv
@@ -33,7 +33,7 @@ class Mpc:
     def __init__(self, env: MicrogridEnv, *, forecast: Forecast = "persistence", workers: int | None = None) -> None:
         self._env, self._workers = env, workers
         self._forecast: Forecast = checked_forecast(forecast)
-        check_provable(env.scenario, env.network)  # here, where the error reads as one of the setting
+        check_network(env.scenario, env.network)  # here, where the error reads as one of the setting
         self.unsolved_steps = torch.zeros(env.num_envs, dtype=torch.long)
         """(B,) decisions of each copy so far without a solution; it did nothing for these steps."""
 

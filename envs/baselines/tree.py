@@ -46,7 +46,7 @@ class Tree:
             ValueError: a network for which the bound's proof does not hold (docs/bound.md).
         """
         net = build_network(scenario)
-        check_provable(scenario, net)
+        check_network(scenario, net)
         below = slice(1, None)
         parent = net.parent.numpy()[below]
         n = len(parent)
@@ -92,7 +92,32 @@ class Tree:
 
 
 def check_provable(scenario: Scenario, net: Network) -> None:
-    """Refuse what the program would account for otherwise than the env does."""
+    """Refuse what no bound covers: the program would leave out what the env allows, or account for it otherwise.
+
+    Raises:
+        ValueError: names the key.
+    """
+    for name, grid in scenario.microgrids.items():
+        for key, option in (
+            ("pv.inverter", grid.pv.inverter),
+            ("wind.inverter", grid.wind.inverter),
+            ("load_shedding", grid.load_shedding),
+            ("shiftable", grid.shiftable),
+        ):
+            if option is not None:
+                raise ValueError(
+                    f"a bound does not cover microgrids.{name}.{key}: its program knows no such freedom, so a policy "
+                    "could undercut it; remove the key for a bound"
+                )
+    check_network(scenario, net)
+
+
+def check_network(scenario: Scenario, net: Network) -> None:
+    """Refuse a network that the program would account for otherwise than the env does.
+
+    Raises:
+        ValueError: names the key.
+    """
     draws_at_source = bool(net.load_p_mw[0]) or bool(net.load_q_mvar[0])
     if abs(net.slack_v_pu) < LOW_VOLTAGE_PU and draws_at_source:
         raise ValueError(

@@ -98,13 +98,16 @@ def test_rewards_split_the_ledger_by_hand() -> None:
         safety_usd=row(9, 0, 6, 0),
         generator_usd=row(4, 5, 6),
         terminal_usd=row(0, 7, 0),
+        commitment_usd=row(2, 0, 0),
+        degradation_usd=row(0, 3, 0),
+        shedding_usd=row(0, 0, 8),
         failure_usd=row(0)[0],
     )
-    assert ledger.cost().item() == 55 + 6 + 15 + 7
+    assert ledger.cost().item() == 55 + 6 + 15 + 7 + 2 + 3 + 8
     assert ledger.penalty().item() == 15
     common = (30 + 3 + 9) / 3
-    expected = [-(10 + 1 + 4 + common), -(20 + 2 + 6 + 5 + 7 + common), -(-5 + 6 + common)]
+    expected = [-(10 + 1 + 4 + 2 + common), -(20 + 2 + 6 + 5 + 7 + 3 + common), -(-5 + 6 + 8 + common)]
     assert ledger.rewards(scale_usd=1.0, penalty_weight=1.0)[0].tolist() == pytest.approx(expected)
     weighted = ledger.rewards(scale_usd=100.0, penalty_weight=0.5)[0].tolist()
     common = (30 + 3 + 4.5) / 3
-    assert weighted[1] == pytest.approx(-(20 + 2 + 3 + 5 + 7 + common) / 100)
+    assert weighted[1] == pytest.approx(-(20 + 2 + 3 + 5 + 7 + 3 + common) / 100)

@@ -69,7 +69,7 @@ def test_a_network_that_no_bound_covers_has_a_cost_but_no_score(script: Any, mon
         raise ValueError("a bound needs feeder.slack_v_pu of at least 0.8")
 
     for module in ("tree", "mpc"):
-        monkeypatch.setattr(importlib.import_module(f"envs.baselines.{module}"), "check_provable", refuse)
+        monkeypatch.setattr(importlib.import_module(f"envs.baselines.{module}"), "check_network", refuse)
     env = other_env()
     assert "the score is -J: a bound needs feeder.slack_v_pu of at least 0.8" in completed(env)
     assert env.reference is None
