@@ -17,6 +17,21 @@ from envs.scenario import Scenario
 from mappo.vec_env import MetricSpec
 
 PLANT_KINDS = ("pv", "wind")
+_METRICS = {
+    "commitment": (
+        MetricSpec(name="commitment_usd", unit="$", reduce="sum", group="devices"),
+        MetricSpec(name="generator_starts", unit="1", reduce="sum", group="devices"),
+    ),
+    "degradation": (MetricSpec(name="degradation_usd", unit="$", reduce="sum", group="devices"),),
+    "shedding": (
+        MetricSpec(name="shedding_usd", unit="$", reduce="sum", group="devices"),
+        MetricSpec(name="shed_mwh", unit="MWh", reduce="sum", group="devices"),
+    ),
+    "shiftable": (
+        MetricSpec(name="deferred_mwh", unit="MWh", reduce="sum", group="devices"),
+        MetricSpec(name="backlog_mwh", unit="MWh", reduce="mean", group="devices"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,13 @@ class Options:
 def device_metrics(scenario: Scenario) -> tuple[MetricSpec, ...]:
     """The metrics of the scenario's device options."""
     options = Options.of(scenario)
-    rows = (
-        (options.commitment, "commitment_usd", "$", "sum"),
-        (options.commitment, "generator_starts", "1", "sum"),
-        (options.degradation, "degradation_usd", "$", "sum"),
-        (options.shedding, "shedding_usd", "$", "sum"),
-        (options.shedding, "shed_mwh", "MWh", "sum"),
-        (options.shiftable, "deferred_mwh", "MWh", "sum"),
-        (options.shiftable, "backlog_mwh", "MWh", "mean"),
-    )
-    return tuple(MetricSpec(name=name, unit=unit, reduce=how, group="devices") for on, name, unit, how in rows if on)
+    used = {
+        "commitment": options.commitment,
+        "degradation": options.degradation,
+        "shedding": options.shedding,
+        "shiftable": options.shiftable,
+    }
+    return tuple(spec for option, on in used.items() if on for spec in _METRICS[option])
 
 
 def units_of(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Units:
@@ -146,7 +158,7 @@ def flexibility_of(scenario: Scenario, nominal_mw: Tensor) -> Flexibility:
         [grid.shiftable.share if grid.shiftable else 0.0 for grid in grids],
         [grid.shiftable.max_backlog_mwh if grid.shiftable else 0.0 for grid in grids],
     )
-    return Flexibility(nominal_mw, *(torch.tensor(row).to(nominal_mw) for row in rows))
+    return Flexibility(nominal_mw, *(torch.tensor(row, dtype=torch.float64).to(nominal_mw) for row in rows))
 
 
 def _inverters(scenario: Scenario, kind: str) -> list[Inverter | None]:
