@@ -82,6 +82,11 @@ class ActionLayout:
                 result[agent] = box
         return result
 
+    @property
+    def mask_columns(self) -> int:
+        """Columns of an action mask: one for each option of each slot's widest choice."""
+        return int(self._options.amax(0).sum()) if self._options.numel() else 0
+
     def idle(self, powers: Tensor) -> Tensor:
         """(A, U) doing nothing, from the devices' idle powers (M, X); a bid in the middle."""
         return self.assemble(powers[None])[0]

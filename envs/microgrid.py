@@ -102,6 +102,7 @@ class MicrogridEnv:
         self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
         self.action_spaces = self.action_layout.spaces
+        self._mask_columns = self.action_layout.mask_columns
         self.state_dim = len(self.state_names)
         width = len(self.obs_names)
         self.observation_spaces = {
@@ -218,7 +219,7 @@ class MicrogridEnv:
             terminated=none | settled,
             truncated=none | (episode_over and not settled),
             alive=~none,
-            action_mask=none[..., None].expand(-1, -1, 0),
+            action_mask=~none[..., None].expand(-1, -1, self._mask_columns),
             metrics=metrics,
         )
 

@@ -195,8 +195,9 @@ class Devices:
             columns += [state.unit_on.to(units.p_max_mw), state.unit_steps / longest, locked / longest]
         if self.options.shiftable:
             columns.append(state.backlog_mwh / self._flexibility.max_backlog_mwh.clamp(min=1e-6))
-        by_kind = dict(zip(PLANT_KINDS, ((state.plant_v_pu - 1) / VOLTAGE_SCALE_PU).chunk(2, -1), strict=True))
-        return torch.stack([*columns, *(by_kind[kind] for kind in self.options.droops)], -1)
+        v_pu = ((state.plant_v_pu - 1) / VOLTAGE_SCALE_PU).chunk(2, -1)
+        columns += [own for kind, own in zip(PLANT_KINDS, v_pu, strict=True) if kind in self.options.droops]
+        return torch.stack(columns, -1)
 
     def use(self, chosen: Actions, now: Present, state: DeviceState) -> Used:
         """What the actions do in one step, with everything that the scenario's options add.

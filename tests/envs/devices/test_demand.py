@@ -11,7 +11,9 @@ def row(*values: float) -> torch.Tensor:
 
 
 def test_shift_by_hand() -> None:
-    rule = demand.Flexibility(row(1, 1, 1)[0], row(0, 0, 0)[0], row(0, 0, 0)[0], row(0.4, 0.4, 0)[0], row(0.3, 0.3, 0)[0])
+    rule = demand.Flexibility(
+        row(1, 1, 1)[0], row(0, 0, 0)[0], row(0, 0, 0)[0], row(0.4, 0.4, 0)[0], row(0.3, 0.3, 0)[0]
+    )
     load_mw, backlog = row(0.5, 0.5, 0.5), row(0.0, 0.2, 0.0)
     later = demand.shift(row(0.5, 1, 1), load_mw, backlog, rule, dt_h=0.5, all_=False)
     assert later.deferred_mw[0].tolist() == pytest.approx([0.1, 0.2, 0])  # within the room of 0.1 MWh in half an hour
@@ -92,7 +94,9 @@ def test_idle_sheds_and_shifts_nothing() -> None:
 
 
 def test_shifted_load_comes_after_what_is_shed() -> None:
-    part = of_all(load_shedding={"max_share": 1.0, "usd_per_mwh": 1.0}, shiftable={"share": 1.0, "max_backlog_mwh": 1.0})
+    part = of_all(
+        load_shedding={"max_share": 1.0, "usd_per_mwh": 1.0}, shiftable={"share": 1.0, "max_backlog_mwh": 1.0}
+    )
     env = envs.make(num_envs=2, dtype="float64", microgrids=part)
     env.reset(1)
     env.step(acting(env, shed=1.0, shift=1.0))

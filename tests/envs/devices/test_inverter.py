@@ -21,7 +21,16 @@ def six(*values: float) -> Tensor:
 
 def test_default_droop_is_that_of_ieee_1547_category_b() -> None:
     points = plants(s_max_mva=0.5, mode="volt_var")
-    for v_pu, share in ((0.5, 0.44), (0.92, 0.44), (0.95, 0.22), (0.98, 0), (1, 0), (1.02, 0), (1.05, -0.22), (1.3, -0.44)):
+    for v_pu, share in (
+        (0.5, 0.44),
+        (0.92, 0.44),
+        (0.95, 0.22),
+        (0.98, 0),
+        (1, 0),
+        (1.02, 0),
+        (1.05, -0.22),
+        (1.3, -0.44),
+    ):
         assert inverter.droop(six(*[v_pu] * 6), points)[0, 0].item() == pytest.approx(share, abs=1e-12)
 
 
@@ -46,7 +55,9 @@ def test_a_power_factor_is_held_until_the_inverter_is_full(absorbing: bool, sign
 
 
 def test_injected_reactive_power_raises_the_voltage_and_leaves_the_microgrid() -> None:
-    env = envs.make(num_envs=1, dtype="float64", microgrids=of_all(wind={"inverter": {"s_max_mva": 0.5, "mode": "action"}}))
+    env = envs.make(
+        num_envs=1, dtype="float64", microgrids=of_all(wind={"inverter": {"s_max_mva": 0.5, "mode": "action"}})
+    )
     assert env.action_names[3:] == ("wind_q",)
     v_pu, q_mvar = [], []
     for share in (-1.0, 0.0, 1.0):
@@ -95,7 +106,9 @@ def test_volt_var_answers_the_voltage_that_was_observed_and_moves_it_towards_its
 
 def test_the_delayed_droop_settles_when_nothing_else_changes() -> None:
     """The loop from one step to the next is a contraction on the default network, tap changers aside."""
-    env = envs.make(num_envs=1, dtype="float64", microgrids=of_all(pv={"inverter": VOLT_VAR}, wind={"inverter": VOLT_VAR}))
+    env = envs.make(
+        num_envs=1, dtype="float64", microgrids=of_all(pv={"inverter": VOLT_VAR}, wind={"inverter": VOLT_VAR})
+    )
     env.reset(1)
     now, used = env._present(12, settles=False), None
     chosen = env.action_layout.split(env.action_layout.checked(env.idle_action(), 1).double())
