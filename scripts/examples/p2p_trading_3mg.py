@@ -1,7 +1,7 @@
 """Neighbours who trade: `python scripts/examples/p2p_trading_3mg.py` (a minute on two cores).
 
 Every connection of `p2p_trading_3mg` has its own meter: import costs lambda, export pays half of it. Trained once
-without and once with the hourly double auction, each microgrid for its own bill. The table shows what the auction moves.
+without and once with the hourly double auction, each microgrid for its own bill. The table shows what trading moves.
 """
 
 import argparse
