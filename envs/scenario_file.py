@@ -106,9 +106,12 @@ def located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the overrides' keys replaced, nested mappings key by key."""
+    """`base` with the overrides' keys replaced, nested mappings key by key; null removes a mapping."""
     result = dict(base)
     for key, value in overrides.items():
+        if value is None and isinstance(result.get(key), Mapping):
+            del result[key]
+            continue
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _WHOLE
         result[key] = merged(result[key], value) if both else value
     return result
