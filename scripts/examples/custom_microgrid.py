@@ -28,9 +28,10 @@ args.folder.mkdir(parents=True, exist_ok=True)
 net = pandapower.create_empty_network()
 buses = [pandapower.create_bus(net, vn_kv=20.0, name=f"bus {i}") for i in range(4)]
 pandapower.create_ext_grid(net, buses[0], vm_pu=1.02)
-for i in range(3):
-    line = {"r_ohm_per_km": 0.36, "x_ohm_per_km": 0.35, "c_nf_per_km": 10.0, "max_i_ka": 0.05}
-    pandapower.create_line_from_parameters(net, buses[i], buses[i + 1], length_km=6.0, **line)
+for start, end in zip(buses, buses[1:], strict=False):
+    pandapower.create_line_from_parameters(
+        net, start, end, length_km=6.0, r_ohm_per_km=0.36, x_ohm_per_km=0.35, c_nf_per_km=10.0, max_i_ka=0.05
+    )
 for bus in buses[1:3]:
     pandapower.create_load(net, bus, p_mw=0.4, q_mvar=0.1)
 pandapower.to_json(net, str(args.folder / "grid.json"))
