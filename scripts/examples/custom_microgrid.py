@@ -6,6 +6,7 @@ is written into a folder, to be read and changed. Prints a table over the test d
 
 import argparse
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ args.folder.mkdir(parents=True, exist_ok=True)
 net = pandapower.create_empty_network()
 buses = [pandapower.create_bus(net, vn_kv=20.0, name=f"bus {i}") for i in range(4)]
 pandapower.create_ext_grid(net, buses[0], vm_pu=1.02)
-for start, end in zip(buses, buses[1:], strict=False):
+for start, end in pairwise(buses):
     pandapower.create_line_from_parameters(
         net, start, end, length_km=6.0, r_ohm_per_km=0.36, x_ohm_per_km=0.35, c_nf_per_km=10.0, max_i_ka=0.05
     )
