@@ -106,11 +106,15 @@ def located(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the overrides' keys replaced, nested mappings key by key."""
+    """`base` with the overrides' keys replaced, nested mappings key by key; null removes a mapping."""
     result = dict(base)
     for key, value in overrides.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _WHOLE
-        result[key] = merged(result[key], value) if both else value
+        if isinstance(old := result.get(key), Mapping) and key not in _WHOLE and isinstance(value, Mapping):
+            result[key] = merged(old, value)
+        elif isinstance(old, Mapping) and value is None:
+            del result[key]
+        else:
+            result[key] = value
     return result
 
 

@@ -230,3 +230,11 @@ def test_the_reference_page_is_current() -> None:
     assert page["PAGE"].read_text() == page["reference_page"](), "run python scripts/scenario_reference.py"
     assert page["unit_of"]("cost_quadratic_usd_per_mw2h") == "$/MW²h"
     assert page["unit_of"]("name") == ""
+
+
+def test_null_removes_a_mapping_that_the_extended_scenario_has(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: simple_2mg\nfeeder: {capacitors: null}\nmicrogrids: {MG2: null}\n")
+    scenario = load_scenario(path)
+    assert scenario.feeder.capacitors == {}
+    assert list(scenario.microgrids) == ["MG1"]

@@ -34,6 +34,48 @@ def test_the_baseline_example_beats_doing_nothing(tmp_path: Path) -> None:
     assert float(rows["idle"][4]) == 1448.50
 
 
+def example_rows(name: str, folder: Path, *arguments: str) -> dict[str, list[str]]:
+    """What an example prints: first word of each line -> its words."""
+    command = [sys.executable, str(ROOT / "scripts" / "examples" / name), *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.split()}
+
+
+def test_two_microgrids_are_compared_and_drawn(tmp_path: Path) -> None:
+    rows = example_rows("simple_2mg.py", tmp_path, "--iterations", "2", "--out", "day.png")
+    assert float(rows["idle"][1]) == 1098.80
+    assert float(rows["greedy"][3]) > 0, "the price rule overloads the regulator"
+    assert float(rows["trained"][1]) < 1400
+    assert (tmp_path / "day.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trading_saves_money(tmp_path: Path) -> None:
+    rows = example_rows("p2p_trading_3mg.py", tmp_path, "--iterations", "1")
+    assert float(rows["traded,"][-2]) == 0
+    assert float(rows["traded,"][-1]) > 0
+    assert float(rows["saved"][-1]) > 0
+
+
+def test_the_price_signal_has_an_adder(tmp_path: Path) -> None:
+    rows = example_rows("price_signal.py", tmp_path, "--iterations", "1")
+    assert rows["hours"][0] == "hours"
+    assert len(rows["hours"]) == len(rows["paid"]) - 3 == 4
+    assert [float(row[-2]) for row in (rows["paid"], rows["mean"])] == [0.0, 0.0]
+
+
+def test_a_grid_and_data_of_ones_own_are_written_and_trained_on(tmp_path: Path) -> None:
+    rows = example_rows("custom_microgrid.py", tmp_path, "--iterations", "2", "--folder", "mine")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"grid.json", "data.csv", "scenario.yaml"}
+    assert rows["idle"][-1] == "0.00%"
+    assert float(rows["trained"][1]) < 1.1 * float(rows["idle"][1])
+
+
+def test_examples_stay_short() -> None:
+    for path in (ROOT / "scripts" / "examples").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path.name
+
+
 def test_the_environment_in_the_readme_is_learned_and_its_policy_plays_as_the_docs_say(tmp_path: Path) -> None:
     training, *others = python_blocks("README.md", "Your own environment")
     assert not others
