@@ -1,6 +1,7 @@
 """Write docs/scenario-reference.md: every key of a scenario file, from the models that check it.
 
-`python scripts/scenario_reference.py` after a change of `envs/scenario.py`, `scenario_parts.py` or `quantities.py`.
+`python scripts/scenario_reference.py` after a change of `envs/scenario.py`, `scenario_parts.py`, `device_options.py` or
+`quantities.py`.
 """
 
 import ast
@@ -44,7 +45,7 @@ HEADER = """# Scenario file reference
 
 Written by `python scripts/scenario_reference.py` from the models that check a file; do not edit. Unknown keys are
 errors, and so is what breaks a rule; every error names the key. Shipped scenarios and how to write one's own:
-`scenarios.md`.
+`scenarios.md`. Options of the devices, with their equations: `devices.md`.
 
 One more key stands beside those of the first table: `extends`, the name of a packaged scenario or the path of a YAML
 file that this one changes. Mappings are merged key by key (a `load_profile` is replaced), so an extension can add a
