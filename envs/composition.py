@@ -41,6 +41,11 @@ def scenario_tables(scenario: Scenario) -> Tables:
     """
     if is_pandapower(scenario.feeder.network):
         raise ValueError(f"feeder.network {scenario.feeder.network} is a pandapower network and has no tables")
+    if scenario.feeder.ext_grid is not None:
+        raise ValueError(
+            f"feeder.ext_grid needs a pandapower network, got {scenario.feeder.ext_grid!r} with feeder.network "
+            f"{scenario.feeder.network}, whose tables have one source: remove feeder.ext_grid"
+        )
     plain = replace(scaled_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
     feeders = [
         with_regulators(hang(plain, grids, prefix), prefix, scenario.feeder)
@@ -59,7 +64,8 @@ def capacitor_buses(scenario: Scenario, net: Network) -> list[tuple[int, bool]]:
     banks = [(f"{prefix}.{bus}", is_on) for prefix in scenario.feeders() for bus, is_on in own]
     for name, grid in scenario.microgrids.items():
         banks += [(f"{name}.{bank.bus}", bank.default_step > 0) for bank in scaled_tables(grid).capacitors]
-    return [(net.position(bus), is_on) for bus, is_on in banks]
+    # a bank behind another external grid of a pandapower network is not part of this tree
+    return [(net.position(bus), is_on) for bus, is_on in banks if bus in net.alias]
 
 
 def _on_one_substation(feeders: list[Tables], scenario: Scenario) -> Tables:

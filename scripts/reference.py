@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _means(idle_usd: Tensor, bound_usd: Tensor, replay_usd: Tensor) -> str:
     """Means over the days, and how far the replayed optimum is above the bound."""
     idle, bound, replay = (float(usd.mean()) for usd in (idle_usd, bound_usd, replay_usd))
-    return f"idle {idle:.2f}, bound {bound:.2f}, replay {replay:.2f} ({100 * (replay / bound - 1):.2f} % above the bound)"
+    above = 100 * (replay / bound - 1)
+    return f"idle {idle:.2f}, bound {bound:.2f}, replay {replay:.2f} ({above:.2f} % above the bound)"
 
 
 if __name__ == "__main__":

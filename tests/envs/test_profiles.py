@@ -315,10 +315,17 @@ def test_rows_that_fit_no_step_are_an_error(tmp_path: Path) -> None:
         read_series(str(path), "", HOUR)
 
 
-def test_prices_need_a_file_when_they_are_a_column(scenario: Scenario) -> None:
-    data = scenario.data.model_copy(update={"prices": None, "price": "spot"})
-    with pytest.raises(ValueError, match=r"data\.prices is missing: name the file that holds spot_usd_per_mwh"):
-        load_profiles(scenario.model_copy(update={"data": data}))
+def test_prices_need_a_file_only_when_they_are_a_column() -> None:
+    message = (
+        r"data\.prices is missing, and data\.price: spot is a column: set .*the CSV file .*or data\.price to tou"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_scenario("ieee34_ieee13", {"data": {"prices": None, "price": "spot"}})
+    for price in ("tou", "45"):
+        without = load_profiles(load_scenario("ieee34_ieee13", {"data": {"prices": None, "price": price}}))
+        assert torch.equal(
+            without.price, load_profiles(load_scenario("ieee34_ieee13", {"data": {"price": price}})).price
+        )
 
 
 def test_a_file_shorter_than_a_day_is_an_error(tmp_path: Path) -> None:

@@ -94,4 +94,4 @@ def test_the_line_of_a_negative_price_is_below_the_bills_of_separate_meters() ->
     bills = (price * np.where(power > 0, 1.0, share) * power)[:, 1:].sum(1)
     line = price * power[:, 1:].sum(1) + (share - 1) * price * touched[1]
     assert (line <= bills + 1e-9).all()
-    assert line == pytest.approx(price * power[:, 1:].sum(1) + 18.0)
+    assert line == pytest.approx(price * power[:, 1:].sum(1) - 18.0)
