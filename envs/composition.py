@@ -9,10 +9,11 @@ from dataclasses import replace
 from envs.connection import hang, is_pandapower, near_names, scaled_tables, with_regulators
 from envs.feeder_network import build_on_pandapower, capacitor_banks
 from envs.power.from_tables import network_from_tables
-from envs.power.network import Network
+from envs.power.network import BASE_MVA, Network
 from envs.power.tables import Switch, Tables
 from envs.scenario import Scenario
 
+LARGEST_SHARE = 20.0  # of a device's power in the rating of its microgrid's transformer; units are a thousand apart
 DEVICE_KINDS = ("battery", "generator", "pv", "wind")
 
 
@@ -20,7 +21,7 @@ def build_network(scenario: Scenario) -> Network:
     """The one network of feeders and microgrids.
 
     Raises:
-        ValueError: as `scenario_tables`, or a device on a bus that does not exist.
+        ValueError: as `scenario_tables`, or a device on a bus that does not exist or in another unit.
     """
     if is_pandapower(scenario.feeder.network):
         net = build_on_pandapower(scenario)
@@ -29,6 +30,7 @@ def build_network(scenario: Scenario) -> Network:
     for name, grid in scenario.microgrids.items():
         for kind in DEVICE_KINDS:
             _check_device(net, name, kind, getattr(grid, kind).bus)
+            _check_size(net, name, kind, getattr(grid, kind).p_max_mw)
     return net
 
 
@@ -95,3 +97,13 @@ def _check_device(net: Network, name: str, kind: str, bus: str) -> None:
         return
     own = [str(known).removeprefix(f"{name}.") for known in net.alias if str(known).startswith(f"{name}.")]
     raise ValueError(f"microgrids.{name}.{kind}.bus: {bus!r} is no bus of {name}; {near_names(bus, own)}")
+
+
+def _check_size(net: Network, name: str, kind: str, p_max_mw: float) -> None:
+    """Refuses kW where MW are meant, which would be found only as a power flow without a solution."""
+    rating_mva = float(net.rating_pu[net.areas.index(name)]) * BASE_MVA  # of the branch to the feeder
+    if p_max_mw > LARGEST_SHARE * rating_mva:
+        raise ValueError(
+            f"microgrids.{name}.{kind}.p_max_mw must be at most {LARGEST_SHARE:g} times the {rating_mva:g} MVA of its "
+            f"connection, got {p_max_mw:g}: it looks like kW, divide it by 1000"
+        )

@@ -43,11 +43,12 @@ class Data(Model):
 
     @model_validator(mode="after")
     def _file_of_a_column(self) -> "Data":
-        if self.prices is None and self.price != TIME_OF_USE and constant_price(self.price) is None:
+        is_column = self.price != TIME_OF_USE and constant_price(self.price) is None
+        if is_column and self.prices is None:
             file = "price_2016 or a CSV file" if self.price == "synthetic" else "the CSV file"
             raise ValueError(
-                f"data.prices is missing, and data.price: {self.price} is a column: set data.prices to {file} that "
-                f"holds {self.price}_usd_per_mwh, or data.price to {TIME_OF_USE} or a number in $/MWh"
+                f"prices is missing, and price: {self.price} is a column: set prices to {file} that holds "
+                f"{self.price}_usd_per_mwh, or price to {TIME_OF_USE} or a number in $/MWh"
             )
         return self
 

@@ -64,7 +64,7 @@ def read_prices(rule: Data, profiles: Series, steps: int, step: timedelta) -> Te
     name = f"{rule.price}{PRICE_UNIT}"
     if name not in prices.columns and rule.price in prices.columns:
         name = rule.price
-    price = prices.column(name)
+    price = prices.column(name, f"data.price: {rule.price}")
     if len(price) != steps:
         per_day = DAY // step
         raise ValueError(

@@ -316,9 +316,7 @@ def test_rows_that_fit_no_step_are_an_error(tmp_path: Path) -> None:
 
 
 def test_prices_need_a_file_only_when_they_are_a_column() -> None:
-    message = (
-        r"data\.prices is missing, and data\.price: spot is a column: set .*the CSV file .*or data\.price to tou"
-    )
+    message = "data: prices is missing, and price: spot is a column: set prices to .*, or price to tou or a number"
     with pytest.raises(ValueError, match=message):
         load_scenario("ieee34_ieee13", {"data": {"prices": None, "price": "spot"}})
     for price in ("tou", "45"):
@@ -329,7 +327,7 @@ def test_prices_need_a_file_only_when_they_are_a_column() -> None:
 
 
 def test_a_file_shorter_than_a_day_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"whole days, got 6 rows from .*, 0.25 days; cut it"):
+    with pytest.raises(ValueError, match=r"whole days, got 6 rows from .*, 0.25 days; give 24 rows a day"):
         read_series(str(day_csv(tmp_path, rows=6)), "", HOUR)
 
 
