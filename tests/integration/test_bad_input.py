@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -243,9 +244,10 @@ def test_a_bad_csv(name: str, refused: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_bad_network(name: str, refused: Any, tmp_path: Path) -> None:
+def test_a_bad_network(name: str, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, fragments = NETWORKS[name]
     keys = write(tmp_path)
+    monkeypatch.setattr(pp, "from_json", cache(pp.from_json))  # takes a second; `envs.make` and train.py read one file
     refused(merged(data_csv(tmp_path), keys), fragments)
 
 
