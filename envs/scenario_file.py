@@ -138,7 +138,7 @@ def problems(error: ValidationError) -> str:
             rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
             rule = _IN_OTHER_WORDS.get(item["type"], rule)
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            if item["type"].startswith("greater_than") and item["input"] < 0:
+            if item["type"].startswith("greater_than") and str(item["input"]).startswith("-"):
                 got += ": correct its sign"
             texts.append(f"{where}: {rule}{got}" if where else f"{rule}{got}")
     return "; ".join(texts)

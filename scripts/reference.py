@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cli import parse, run_command
 from evaluation.output import write_all
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from envs.baselines.reference import idle_costs  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
-    overrides = {} if args.copies is None else {"feeder": {"copies": args.copies}}
+    overrides: dict[str, Any] = {} if args.copies is None else {"feeder": {"copies": args.copies}}
     rows: list[tuple[int, str, float, float, float]] = []
     for split in SPLITS if args.split is None else (args.split,):
         bound = certified_bound(args.scenario, split, cache=args.cache, **overrides)

@@ -48,6 +48,7 @@ KEYS: dict[str, Case] = {
         ["microgrids.MG1.battery.energy_max_mwh", "greater than 0", "-2.0", "correct its sign"],
     ),
     "negative power": (of_mg1(pv={"p_max_mw": -0.3}), ["MG1.pv.p_max_mw", "or equal to 0", "-0.3", "its sign"]),
+    "negative in quotes": (of_mg1(pv={"p_max_mw": "-1"}), ["MG1.pv.p_max_mw", "or equal to 0", "'-1'", "its sign"]),
     "negative price": (
         {"tariff": {"demand_charge_usd_per_mw": -1}},
         ["tariff.demand_charge_usd_per_mw", "or equal to 0", "-1", "its sign"],
