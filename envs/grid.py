@@ -33,6 +33,13 @@ class GridState(NamedTuple):
     branch_p_mw: Tensor  # (B, N) into the branch above each bus; (B, 0) unless the scenario's price signal needs it
 
 
+class Control(NamedTuple):
+    """What an operator sets in each copy, for one step."""
+
+    b_pu: Tensor  # (B, N) susceptance of capacitors besides the network's own
+    target_pu: Tensor  # (B, R) voltages that the regulators hold
+
+
 class Grid:
     """Network, solver and tap settler of a scenario on one device."""
 
@@ -76,6 +83,7 @@ class Grid:
         last: GridState | None,
         tolerance_pu: float,
         plant_q_mvar: Tensor | None = None,
+        control: Control | None = None,
     ) -> GridState:
         """Settle taps and flow for one step.
 
@@ -85,6 +93,7 @@ class Grid:
             last: the previous step's state (start of taps and voltages); None: taps 0, no load.
             tolerance_pu: of the power flow.
             plant_q_mvar: (B, 2A) that PV and wind inject; None: nothing.
+            control: capacitors and targets of each copy; None: those of the scenario.
         """
         p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
         p = load @ self._load_p + p_mw @ self._device_p  # (B, N) consumption
@@ -96,7 +105,11 @@ class Grid:
         else:
             tap, u_init = last.tap, last.flow.u
         drawn = self._solver.load(p, q)
-        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init)
+        if control is None:
+            settled = self._settler.settle(drawn, tap, tolerance_pu, u_init)
+        else:
+            drawn = drawn._replace(b=drawn.b + control.b_pu)
+            settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, control.target_pu)
         converged = settled.flow.converged
         flow, new_tap = settled.flow, settled.tap
         if not converged.all():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from envs.coordination import protocol_metrics
 from envs.devices import Applied, device_metrics
+from envs.dso_agent import dso_metrics
 from envs.grid import Grid, GridState
 from envs.rewards import Ledger
 from envs.scenario import Scenario
@@ -34,13 +35,13 @@ _REST = (
 def metric_specs(scenario: Scenario) -> tuple[MetricSpec, ...]:
     """All metrics, those of device options and protocols last; dollars are summed over an episode (day or week)."""
     cost = MetricSpec(name="cost_usd", unit="$", reduce="sum", column=f"Cost $/{scenario.horizon}")
-    return (cost, *_REST, *device_metrics(scenario), *protocol_metrics(scenario))
+    return (cost, *_REST, *device_metrics(scenario), *dso_metrics(scenario), *protocol_metrics(scenario))
 
 
 def step_metrics(
     ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
 ) -> dict[str, Tensor]:
-    """All metrics of one step but the mean energy and those of options and protocols, in the order of `metric_specs`.
+    """All metrics of one step but the mean energy and those of options, DSO and protocols, in the order of `metric_specs`.
 
     Args:
         ledger: the step's dollars.

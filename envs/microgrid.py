@@ -20,6 +20,7 @@ from envs.composition import build_network
 from envs.coordination import Coordination, CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
 from envs.devices import Applied, Devices, DeviceState, Present
+from envs.dso_agent import DsoAgent
 from envs.exogenous import DayDrawer
 from envs.figures import day_figures
 from envs.grid import Grid, GridState
@@ -92,21 +93,24 @@ class MicrogridEnv:
             settings.critic_state,
             self._devices.obs_names + self._coordination.obs_names,
         )
-        self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
+        self._dso = DsoAgent(scenario, self._grid.net, self._observer.state_names, self.device, self._dtype)
         self.action_layout = ActionLayout(
             tuple(scenario.microgrids),
             powers=self._devices.action_names,
             bids=self._coordination.action_names,
             choices=self._devices.choices,
+            operator=self._dso.choices,
         )
         self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
         self.action_spaces = self.action_layout.spaces
         self._mask_columns = self.action_layout.mask_columns
+        self.obs_names = max(map(self.obs_names_of, self.agents), key=len)  # narrower rows are padded
+        self.state_names = (*self._observer.state_names, *self._dso.column_names)
         self.state_dim = len(self.state_names)
-        width = len(self.obs_names)
         self.observation_spaces = {
-            agent: gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32) for agent in self.agents
+            agent: gymnasium.spaces.Box(-np.inf, np.inf, (len(self.obs_names_of(agent)),), np.float32)
+            for agent in self.agents
         }
         self.needs_discount = scenario.horizon == "week"
         self._days_per_episode = DAYS_PER_WEEK if scenario.horizon == "week" else 1
@@ -131,6 +135,14 @@ class MicrogridEnv:
     def dates(self) -> tuple[date, ...]:
         """(B,) calendar date of `day`."""
         return self._drawer.dates
+
+    def obs_names_of(self, agent: str) -> tuple[str, ...]:
+        """Names of one agent's observation columns; `obs_names` are those of the widest."""
+        return self._observer.obs_names if agent in self.scenario.microgrids else self._dso.obs_names
+
+    def dso_settings(self, copy: int = 0) -> dict[str, Any]:
+        """Capacitor steps and regulator targets in force in one copy, by name; empty where the DSO is no agent."""
+        return self._dso.info(self._dso_choices[copy])
 
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available, a bid in the middle."""
@@ -184,20 +196,22 @@ class MicrogridEnv:
         settled = day_over and self.scenario.horizon == "day"
         used = self._devices.use(chosen, self._present(now, settled), self._device_state)
         requested, applied = used.requested, used.applied
-        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar)
+        control, switched = self._dso.control(chosen.operator), self._dso.switched(self._dso_choices, chosen.operator)
+        self._dso_choices = chosen.operator
+        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control)
         self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
             self._grid_state, self._today.price[now], used, chosen.bids, self._account, self._protocols
         )
-        ledger, self._protocols = bill.ledger, bill.protocols
+        ledger, self._protocols = bill.ledger._replace(switching_usd=switched.usd), bill.protocols
         if settled:
             ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
         self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
         self.applied = applied._asdict() | used.more_applied
         self.requested = requested._asdict() | used.more_requested
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
-        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **bill.metrics}
+        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **switched.metrics, **bill.metrics}
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -208,7 +222,9 @@ class MicrogridEnv:
         episode_over = self._days_done == self._days_per_episode
         obs, state = self._begin_episode() if episode_over else (final_obs, final_state)
         scale_usd = self.scenario.episode.reward_scale_usd
-        rewards = ledger.rewards(scale_usd=scale_usd, penalty_weight=self.settings.penalty).float()
+        rewards = ledger.rewards(
+            scale_usd=scale_usd, penalty_weight=self.settings.penalty, dso_is_agent=bool(self._dso.choices)
+        ).float()
         none = torch.zeros_like(rewards, dtype=torch.bool)
         return Step(
             obs=obs,
@@ -255,6 +271,7 @@ class MicrogridEnv:
             "days_done": self._days_done,
             "account": self._account._asdict(),
             "devices": self._device_state._asdict(),
+            "dso": self._dso_choices,
             "protocols": self._protocols._asdict(),
             "grid": grid | {"flow": grid["flow"]._asdict()},
         }
@@ -271,6 +288,7 @@ class MicrogridEnv:
         self._hour, self._days_done = state["hour"], state["days_done"]
         self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})
         self._device_state = DeviceState(**{k: value.to(self.device) for k, value in state["devices"].items()})
+        self._dso_choices = state["dso"].to(self.device)
         self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
         grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
         flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
@@ -283,6 +301,7 @@ class MicrogridEnv:
         self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
         self._device_state = self._devices.initial(self.num_envs)
         self._protocols = self._coordination.initial(self.num_envs)
+        self._dso_choices = self._dso.initial(self.num_envs)
         self._hour = self._days_done = 0
         self._load_day()
         idle = self._devices.idle_action().expand(self.num_envs, -1, -1).to(self._dtype)
@@ -320,7 +339,8 @@ class MicrogridEnv:
         columns = self._protocols.observed
         if self._devices.obs_names:
             columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
-        obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
+        seen = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
+        obs, state = self._dso.with_own_row(*seen, self._dso_choices)
         return obs.float(), state.float()
 
     def _check_started(self, method: str) -> None:

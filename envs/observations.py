@@ -77,7 +77,7 @@ class Observer:
         return (
             "energy_mwh",
             "initial_energy_mwh",
-            *_shared_names(),
+            *shared_names(),
             *_local_names(),
             *local,
             "head_p_mw",
@@ -102,7 +102,7 @@ class Observer:
         taps = [f"tap_{regulator.name}" for regulator in self._grid.net.regulators]
         protocols = [f"{agent}.{name}" for agent in agents for name in self._protocol_names]
         return (
-            *_shared_names(),
+            *shared_names(),
             f"{feeder}.load_mw",
             *each,
             *(future if self._privileged else ()),
@@ -229,7 +229,8 @@ def _scaled_price(usd_per_mwh: Tensor) -> Tensor:
     return (usd_per_mwh - PRICE_CENTRE_USD_PER_MWH) / PRICE_SCALE_USD_PER_MWH
 
 
-def _shared_names() -> tuple[str, ...]:
+def shared_names() -> tuple[str, ...]:
+    """Columns that are the same for every agent: calendar and prices."""
     prices = [f"price_usd_per_mwh_plus_{k}h" for k in range(1, PRICE_HOURS + 1)]
     return (
         "day_left_share",

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from envs.protocols.settings import Protocols
 from envs.quantities import EnergyMwh, Interval, NonNegative, Positive, Share, StepHours, VoltagePu
 from envs.scenario_file import DATA, located, merged, problems, read_extended
-from envs.scenario_parts import Feeder, Microgrid, Model
+from envs.scenario_parts import DsoAgentSettings, Feeder, Microgrid, Model
 
 
 class Data(Model):
@@ -123,6 +123,8 @@ class Scenario(Model):
     curtailment: bool = False
     """Two more actions per microgrid: curtail PV and wind."""
     protocols: Protocols = Protocols()
+    dso_agent: DsoAgentSettings | None = None
+    """The DSO decides as well, as one more agent named like the feeder; `{}` for all its devices."""
 
     @model_validator(mode="after")
     def _trade(self) -> "Scenario":
