@@ -148,18 +148,16 @@ def _banks(scenario: Scenario, net: Network) -> list[Device]:
     own = {bank.name: bank for bank in feeder_banks(scenario.feeder)}
     wanted = _wanted("capacitors", scenario.dso_agent.capacitors, own, scenario.feeder.network)
     return [
-        Device(
-            f"{prefix}.{name}", net.position(f"{prefix}.{own[name].bus}"), _added_pu(own[name]), own[name].default_step
-        )
+        Device(f"{prefix}.{name}", net.position(f"{prefix}.{own[name].bus}"), *_steps(own[name]))
         for prefix in scenario.feeders()
         for name in wanted
     ]
 
 
-def _added_pu(bank: Capacitor) -> tuple[float, ...]:
-    """Susceptance to add to the network's own, which holds the scenario's steps, for each number of steps."""
+def _steps(bank: Capacitor) -> tuple[tuple[float, ...], int]:
+    """Susceptance in pu to add to the network's own, which holds the scenario's steps, for each number; the latter."""
     per_step = bank.q_mvar_capacitive / bank.n_steps / BASE_MVA
-    return tuple((steps - bank.default_step) * per_step for steps in range(bank.n_steps + 1))
+    return tuple((steps - bank.default_step) * per_step for steps in range(bank.n_steps + 1)), bank.default_step
 
 
 def _regulators(scenario: Scenario, net: Network) -> list[Device]:

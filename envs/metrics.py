@@ -41,7 +41,7 @@ def metric_specs(scenario: Scenario) -> tuple[MetricSpec, ...]:
 def step_metrics(
     ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
 ) -> dict[str, Tensor]:
-    """All metrics of one step but the mean energy and those of options, DSO and protocols, in the order of `metric_specs`.
+    """The metrics of every scenario but the mean energy, in the order of `metric_specs`.
 
     Args:
         ledger: the step's dollars.

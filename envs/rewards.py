@@ -39,8 +39,8 @@ class Ledger(NamedTuple):
     def rewards(self, *, scale_usd: float, penalty_weight: float, dso_is_agent: bool = False) -> Tensor:
         """(B, A) individual rewards; their mean is -(cost + penalty) / (scale A), the shared reward.
 
-        An agent pays its own share of everything and 1/A of what is the feeder's. Where the DSO is an agent too, rewards
-        are (B, A + 1): it pays what is the feeder's, a microgrid its own alone, and A + 1 stands for A above.
+        An agent pays its own share of everything and 1/A of what is the feeder's. Where the DSO is an agent too,
+        rewards are (B, A + 1): it pays what is the feeder's, a microgrid its own alone, and A + 1 stands for A above.
 
         Args:
             scale_usd: dollars for one unit of reward.

@@ -160,8 +160,8 @@ class DsoAgentSettings(Model):
                 raise ValueError(f"{key} must name each device once, got {', '.join(names)}")
         if self.capacitors == () and self.regulators == ():
             raise ValueError(
-                "capacitors and regulators must not both be empty, got [] and []: name a device, leave a key out for all "
-                "of them, or remove dso_agent"
+                "capacitors and regulators must not both be empty, got [] and []: name a device, leave a key out for "
+                "all of them, or remove dso_agent"
             )
         return self
 
