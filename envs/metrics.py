@@ -19,6 +19,7 @@ _REST = (
     MetricSpec(name="generator_usd", unit="$", reduce="sum"),
     MetricSpec(name="demand_usd", unit="$", reduce="sum"),
     MetricSpec(name="terminal_usd", unit="$", reduce="sum"),
+    MetricSpec(name="feeder_usd", unit="$", reduce="sum"),
     MetricSpec(name="violating", unit="share of steps", reduce="mean", column="Violations", format=".2%", group="grid"),
     MetricSpec(name="overloaded", unit="share of steps", reduce="mean", group="grid"),
     MetricSpec(name="not_converged", unit="share of steps", reduce="mean", group="grid"),
@@ -59,6 +60,7 @@ def step_metrics(
         "generator_usd": ledger.generator_usd.sum(-1),
         "demand_usd": ledger.demand_usd.sum(-1),
         "terminal_usd": ledger.terminal_usd.sum(-1),
+        "feeder_usd": (ledger.energy_usd + ledger.demand_usd)[:, 0],  # its own bill, a part of cost_usd
         "violating": grid.violating(after).to(v_pu),
         "overloaded": grid.overloaded(after).to(v_pu),
         "not_converged": (~after.converged).to(v_pu),
