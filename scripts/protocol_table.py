@@ -100,8 +100,9 @@ def play(run: Run, args: Args) -> Row:
     assert day is not None
     j_usd, feeder_usd = summary["j_usd_per_day"], summary["feeder_usd"]
     # at --penalty 0 a return is minus the own energy, peak, generator and terminal dollars, and 1/A of the feeder's
-    scale_usd, common_usd = env.scenario.episode.reward_scale_usd, feeder_usd / len(env.agents)
-    money = {agent: -scale_usd * summary[f"return/{agent}"] - common_usd for agent in env.agents}
+    scale_usd, microgrids = env.scenario.episode.reward_scale_usd, list(env.scenario.microgrids)
+    common_usd = 0.0 if env.scenario.dso_agent else feeder_usd / len(microgrids)  # a DSO that is an agent pays itself
+    money = {agent: -scale_usd * summary[f"return/{agent}"] - common_usd for agent in microgrids}
     money = {"J": j_usd, **money, "microgrids": sum(money.values()), "feeder": feeder_usd}
     money |= {name: summary[f"{name}_usd"] for name in ("demand", "penalty")} | {"violating": summary["violating"]}
     money["one meter"] = j_usd - summary["energy_usd"] + head_bill_usd(day)
