@@ -29,6 +29,8 @@ class ExogenousDay:
     yesterday_load: Tensor  # (B, 1 + A, H)
     yesterday_renewables_mw: Tensor  # (B, 2A, H)
     weekday: Tensor  # (B,) int64, Monday 0
+    events: EventDraw | None = None
+    """What happens on the day; prices and PV have it in."""
 
 
 class DayDrawer:
@@ -128,6 +130,7 @@ class DayDrawer:
             yesterday_load=data.load[yesterday] * load_factor,
             yesterday_renewables_mw=available_mw(yesterday, before),
             weekday=data.weekday[self._day],
+            events=events,
         )
 
     def events_today(self) -> EventDraw | None:

@@ -21,6 +21,7 @@ from envs.coordination import Coordination, CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
 from envs.devices import Applied, Devices, DeviceState, Present
 from envs.exogenous import DayDrawer
+from envs.faults import Faults, event_plan
 from envs.figures import day_figures
 from envs.grid import Grid, GridState
 from envs.metrics import metric_specs, step_metrics
@@ -69,6 +70,8 @@ class MicrogridEnv:
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
         self.group_size = 1 if settings.evaluation else settings.group_size
         self._tolerance_pu = _tolerance_pu(settings)
+        net = build_network(scenario)
+        plan = event_plan(scenario, net)
         self._drawer = DayDrawer(
             scenario,
             profiles,
@@ -77,20 +80,23 @@ class MicrogridEnv:
             seed=settings.seed,
             evaluation=settings.evaluation,
             group_size=self.group_size,
+            events=plan,
         )
-        self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
+        self._grid = Grid(scenario, net, self.device, self._dtype)
         self._devices = Devices(scenario, self.device, self._dtype, self._grid.area_load_mw[1:])
         own_load = profiles.load[:, 1:].movedim(1, -1).flatten(0, -2)  # (steps, A)
         self._coordination = Coordination(
             scenario, self._grid, self._devices, load_range=(own_load.amin(0), own_load.amax(0))
         )
+        self._faults = Faults(scenario, self._grid, self._devices, plan)
         self._settler = Settler(scenario, self._grid, self._devices, self._coordination)
         self._observer = Observer(
             scenario,
             self._grid,
             self._devices,
             settings.critic_state,
-            self._devices.obs_names + self._coordination.obs_names,
+            self._devices.obs_names + self._coordination.obs_names + self._faults.obs_names,
+            plan,
         )
         self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
         self.action_layout = ActionLayout(
@@ -183,8 +189,9 @@ class MicrogridEnv:
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
         used = self._devices.use(chosen, self._present(now, settled), self._device_state)
+        used, cut = self._faults.meet(now, used, self._account.energy_mwh, self._tolerance_pu)
         requested, applied = used.requested, used.applied
-        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar)
+        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, cut)
         self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
@@ -198,6 +205,7 @@ class MicrogridEnv:
         self.requested = requested._asdict() | used.more_requested
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
         metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **bill.metrics}
+        metrics |= self._faults.metrics(used.load, self._grid_state, ledger, cut)
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -313,6 +321,7 @@ class MicrogridEnv:
         price = by_step(day.price)
         self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
         self._tables: DayTables = self._observer.day_tables(day)
+        self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)
 
@@ -320,6 +329,8 @@ class MicrogridEnv:
         columns = self._protocols.observed
         if self._devices.obs_names:
             columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
+        if self._faults.obs_names:
+            columns = torch.cat([columns, self._faults.observed(self._grid_state)], -1)
         obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
         return obs.float(), state.float()
 

@@ -5,6 +5,7 @@ Data flow: `tariff.py`, `Grid.safety_penalty` -> `Ledger` -> rewards (B, A) and 
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -20,10 +21,11 @@ class Ledger(NamedTuple):
     degradation_usd: Tensor  # (B, A) wear of batteries
     shedding_usd: Tensor  # (B, A) load that was not served
     failure_usd: Tensor  # (B,) for an hour without a power flow
+    lost_load_usd: Tensor = torch.zeros(())  # (B, 1 + A) loads without voltage; 0 without faults
 
     def cost(self) -> Tensor:
         """(B,) the community's cost without penalties."""
-        parties = (self.energy_usd + self.demand_usd).sum(-1)
+        parties = (self.energy_usd + self.demand_usd + self.lost_load_usd).sum(-1)
         return parties + (self.generator_usd + self.terminal_usd + self.options_usd()).sum(-1)
 
     def options_usd(self) -> Tensor:
@@ -44,7 +46,7 @@ class Ledger(NamedTuple):
             penalty_weight: multiplies the safety penalty in the reward only (`--penalty`).
         """
         agents = self.generator_usd.shape[-1]
-        parties = self.energy_usd + self.demand_usd + penalty_weight * self.safety_usd
+        parties = self.energy_usd + self.demand_usd + self.lost_load_usd + penalty_weight * self.safety_usd
         common = (parties[:, 0] + self.failure_usd) / agents
         own = parties[:, 1:] + self.generator_usd + self.terminal_usd + self.options_usd() + common[:, None]
         return -own / scale_usd
