@@ -59,8 +59,9 @@ class Faults:
         heads = connections(net, names)
         self._heads = torch.tensor(heads, device=like.device)  # (A,)
         self._buses = {
-            kind: torch.tensor([net.position(f"{n}.{getattr(scenario.microgrids[n], kind).bus}") for n in names])
-            .to(like.device)
+            kind: torch.tensor([net.position(f"{n}.{getattr(scenario.microgrids[n], kind).bus}") for n in names]).to(
+                like.device
+            )
             for kind in ("battery", *PLANT_KINDS)
         }  # (A,) each
         living = forming(scenario) if self._separates else []
@@ -77,9 +78,7 @@ class Faults:
         self._outage = torch.nn.functional.pad(draw.outage, (1, 0)).transpose(0, 1).to(device)  # (H, B, N)
         self._cut_off = draw.islanded.transpose(0, 1).to(device)  # (H, B, A)
 
-    def meet(
-        self, step: int, used: Used, energy_mwh: Tensor, tolerance_pu: float
-    ) -> tuple[Used, Interruption | None]:
+    def meet(self, step: int, used: Used, energy_mwh: Tensor, tolerance_pu: float) -> tuple[Used, Interruption | None]:
         """What a step's faults leave of it; None: no copy has one.
 
         Args:
@@ -157,9 +156,7 @@ class Faults:
         """(B, A, 1) share of each microgrid's buses that had voltage in the last step."""
         return self._grid.live_share(state)[:, 1:, None]
 
-    def metrics(
-        self, load: Tensor, state: GridState, ledger: Ledger, cut: Interruption | None
-    ) -> dict[str, Tensor]:
+    def metrics(self, load: Tensor, state: GridState, ledger: Ledger, cut: Interruption | None) -> dict[str, Tensor]:
         """Each (B,), in the order of `fault_metrics`; `load` are the multipliers asked for."""
         if not self._watched:
             return {}

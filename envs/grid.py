@@ -118,7 +118,7 @@ class Grid:
         else:
             drawn = self.outages.load(p, q, cut.is_open, cut.unfed)
             frozen = cut.unfed[:, self._regulated]
-        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, frozen=frozen)
+        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, None, frozen)
         converged = settled.flow.converged
         flow, new_tap = settled.flow, settled.tap
         if not converged.all():

@@ -236,9 +236,7 @@ class Devices:
         if plant_q_mvar is not None:
             names = [f"{kind}_q_mvar" for kind in PLANT_KINDS]
             more |= dict(zip(names, plant_q_mvar.chunk(2, -1), strict=True))
-        used = used._replace(
-            applied=applied, costs=costs, state=state, plant_q_mvar=plant_q_mvar, more_applied=more
-        )
+        used = used._replace(applied=applied, costs=costs, state=state, plant_q_mvar=plant_q_mvar, more_applied=more)
         return self._wear(used) if self.options.degradation else used
 
     def _generate(self, done: Used, choices: Tensor) -> Used:
