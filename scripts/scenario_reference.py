@@ -98,11 +98,8 @@ def _section(prefix: str, model: type) -> str:
         for name, info in _fields(model).items()
     ]
     head = "| key | type | unit | rule | default | meaning |\n|---|---|---|---|---|---|"
-    return (
-        f"## {title}\n\n{_oneline((inspect.getdoc(model) or '').partition('Raises:')[0])}\n\n{head}\n"
-        + "\n".join(rows)
-        + "\n"
-    )
+    about = _oneline((inspect.getdoc(model) or "").partition("Raises:")[0])
+    return f"## {title}\n\n{about}\n\n{head}\n" + "\n".join(rows) + "\n"
 
 
 def _docstrings(model: type) -> dict[str, str]:

@@ -103,8 +103,7 @@ def test_unserved_and_served_energy_are_the_demand() -> None:
         assert torch.allclose(served + step.metrics["unserved_mwh"], by_bus.sum(-1), rtol=1e-12)
         # power at the head and of the islands' batteries covers what is served, with losses
         losses = (state.loading_squared[:, 1:] * net.rating_pu[1:].square() * net.z_pu[1:].real).sum(-1)
-        produced = sum(env.applied[f"{kind}_p_mw"] for kind in ("generator", "pv", "wind"))
-        assert isinstance(produced, Tensor)
+        produced = torch.stack([env.applied[f"{kind}_p_mw"] for kind in ("generator", "pv", "wind")]).sum(0)
         needed = served + env.applied["battery_p_mw"].sum(-1) - produced.sum(-1)
         alone = step.metrics["islanded"] == 0
         assert (state.head_p_mw - needed - losses)[alone].abs().max() < 1e-8
@@ -122,7 +121,9 @@ def test_money_balances_under_faults() -> None:
         shared = -(metrics["cost_usd"] + metrics["penalty_usd"]) / (100 * 3)
         assert torch.allclose(step.rewards.double().mean(-1), shared, rtol=1e-5, atol=1e-6)
         parts = ("energy", "generator", "demand", "terminal", "lost_load")
-        assert torch.allclose(metrics["cost_usd"], sum(metrics[f"{name}_usd"] for name in parts), rtol=1e-12)
+        assert torch.allclose(
+            metrics["cost_usd"], torch.stack([metrics[f"{name}_usd"] for name in parts]).sum(0), rtol=1e-12
+        )
         assert torch.allclose(metrics["lost_load_usd"], VALUE * metrics["unserved_mwh"], rtol=1e-9)
     for name in ("lost_load_usd", "de_energised", "islanded"):
         assert (total(day, name) > 0).any()

@@ -90,32 +90,28 @@ def test_an_island_agrees_with_pandapower(forming: Scenario, name: str, open_bra
         assert abs(battery - complex(grid.res_ext_grid.p_mw.item(), grid.res_ext_grid.q_mvar.item())) < 1e-6
 
 
-def balance(island: Island, demand: Demand, b: int, kept: float) -> tuple[float, float, bool]:
+def balance(island: Island, demand: Demand, b: int, kept: float) -> tuple[float, float]:
     """Battery P and Q of one copy whose plants give a share of their power, by a plain loop of sweeps."""
     net = island.net
-    dead = [False] * net.num_buses
-    y = net.y_pu.clone()
-    for j in range(1, net.num_buses):
-        parent = int(net.parent[j])
-        dead[j] = dead[parent] or bool(demand.is_open[b, j])
-        if demand.is_open[b, j]:
-            y[parent] -= net.y_parent_pu[j]
-    s = torch.complex(demand.p[b], demand.q[b]).clone()
+    parent, ratio, z = net.parent.tolist(), net.ratio.tolist(), net.z_pu.tolist()
+    is_open, y, own = demand.is_open[b].tolist(), net.y_pu.tolist(), net.y_parent_pu.tolist()
+    s = torch.complex(demand.p[b], demand.q[b]).tolist()
+    buses = range(net.num_buses)
+    dead = [False for _ in buses]
+    for j in buses[1:]:
+        dead[j] = dead[parent[j]] or is_open[j]
+        y[parent[j]] -= own[j] * is_open[j]
     for k, bus in enumerate(island._plant_buses.tolist()):
-        s[bus] -= kept * demand.plants[b, k]
-    v = [1.0 + 0j] * net.num_buses
-    current = [0j] * net.num_buses
-    for _ in range(100):
-        for j in range(net.num_buses):
-            current[j] = 0j if dead[j] else complex((s[j] / v[j]).conj() + y[j] * v[j])
-        for j in range(net.num_buses - 1, 0, -1):
-            ratio = complex(net.ratio[j])
-            current[int(net.parent[j])] += ratio.conjugate() * current[j]
-        for j in range(1, net.num_buses):
-            ratio = complex(net.ratio[j])
-            series = ratio.conjugate() * current[j]
-            v[j] = ratio * (v[int(net.parent[j])] - complex(net.z_pu[j]) * series)
-    return -current[0].real, current[0].imag, not any(abs(x) < 0.5 for x in v)
+        s[bus] -= kept * float(demand.plants[b, k])
+    v = [1.0 + 0j for _ in buses]
+    current = [0j for _ in buses]
+    for _ in range(60):
+        current = [0j if dead[j] else (s[j] / v[j]).conjugate() + y[j] * v[j] for j in buses]
+        for j in reversed(buses[1:]):
+            current[parent[j]] += ratio[j].conjugate() * current[j]
+        for j in buses[1:]:
+            v[j] = ratio[j] * (v[parent[j]] - z[j] * ratio[j].conjugate() * current[j])
+    return -current[0].real, current[0].imag
 
 
 def brute(island: Island, demand: Demand, b: int) -> tuple[bool, float, float]:
@@ -127,16 +123,16 @@ def brute(island: Island, demand: Demand, b: int) -> tuple[bool, float, float]:
         room = (rule.energy_max_mwh - energy) / rule.efficiency / rule.dt_h
         return min(rule.p_max_mw, room, max(rule.s_max_mva**2 - q**2, 0.0) ** 0.5)
 
-    p, q, _ = balance(island, demand, b, 1.0)
+    p, q = balance(island, demand, b, 1.0)
     kept = 1.0
     if p > most_in(q):
         low, high = 0.0, 1.0
         for _ in range(40):
             kept = (low + high) / 2
-            p, q, _ = balance(island, demand, b, kept)
+            p, q = balance(island, demand, b, kept)
             low, high = (low, kept) if p > most_in(q) else (kept, high)
         kept = low
-        p, q, _ = balance(island, demand, b, kept)
+        p, q = balance(island, demand, b, kept)
     return -p <= most_out and p <= most_in(q) and p * p + q * q <= rule.s_max_mva**2, p, kept
 
 

@@ -45,7 +45,7 @@ def test_no_bound_is_claimed_under_faults(script: Any, example: Path) -> None:
     del script  # puts its folder on the path
     env = envs.make(str(example), split="val", evaluation=True)
     with pytest.raises(ValueError, match=r"bounds are not claimed under faults: .* remove the key events"):
-        certified_bound(env)
+        certified_bound(env.scenario)
     said: list[str] = []
     importlib.import_module("environments.microgrid").complete_reference(env, said.append)
     assert said[0].startswith("the score is -J: bounds are not claimed under faults")
