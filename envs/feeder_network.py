@@ -134,10 +134,13 @@ def _add(builder: NetworkBuilder, net: Network, area: str, prefix: str = "") -> 
                 b=names[j],
                 z_pu=complex(net.z_pu[j]) * abs(k) ** 2,
                 ratio=1 / k,
+                y_a_pu=complex(net.y_parent_pu[j]),
+                y_b_pu=complex(net.y_child_pu[j]),
                 rating_pu=float(net.rating_pu[j]),
                 is_trafo=bool(net.is_trafo[j]),
                 regulator=regulators.get(j),
-            )
+            ),
+            shunts_counted=True,  # in `net.y_pu`
         )
 
 

@@ -7,7 +7,7 @@ is known without asking the device.
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -15,40 +15,29 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from envs.actions import ActionLayout
 from envs.composition import build_network
-from envs.coordination import Coordination, CoordinationState
+from envs.coordination import CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
-from envs.devices import Applied, Devices, DeviceState, Present
-from envs.dso_agent import DsoAgent
-from envs.exogenous import DayDrawer
+from envs.devices import Applied, DeviceState, Present
+from envs.exogenous import DayDrawer, DeviceDay
+from envs.faults import event_plan
 from envs.figures import day_figures
-from envs.grid import Grid, GridState
+from envs.grid import GridState
 from envs.metrics import metric_specs, step_metrics
-from envs.observations import Account, DayTables, Observer
+from envs.model import Model
+from envs.observations import Account, DayTables
 from envs.power.flow import FlowState
 from envs.power.network import Network
 from envs.profiles import load_profiles
 from envs.reference import DayReference
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
-from envs.settlement import Settler
 from envs.situation import Situation
 from mappo.vec_env import Step
 
 # power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
 TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DAYS_PER_WEEK = 7
-
-
-class _DeviceDay(NamedTuple):
-    """One day's physics inputs on the env's device, by step."""
-
-    price: Tensor  # (H, B)
-    load: Tensor  # (H, B, 1 + A)
-    pv_mw: Tensor  # (H, B, A)
-    wind_mw: Tensor  # (H, B, A)
-    highest_price: Tensor  # (B,)
 
 
 class MicrogridEnv:
@@ -70,6 +59,8 @@ class MicrogridEnv:
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
         self.group_size = 1 if settings.evaluation else settings.group_size
         self._tolerance_pu = _tolerance_pu(settings)
+        net = build_network(scenario)
+        plan = event_plan(scenario, net)
         self._drawer = DayDrawer(
             scenario,
             profiles,
@@ -78,29 +69,19 @@ class MicrogridEnv:
             seed=settings.seed,
             evaluation=settings.evaluation,
             group_size=self.group_size,
+            events=plan,
         )
-        self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
-        self._devices = Devices(scenario, self.device, self._dtype, self._grid.area_load_mw[1:])
-        own_load = profiles.load[:, 1:].movedim(1, -1).flatten(0, -2)  # (steps, A)
-        self._coordination = Coordination(
-            scenario, self._grid, self._devices, load_range=(own_load.amin(0), own_load.amax(0))
-        )
-        self._settler = Settler(scenario, self._grid, self._devices, self._coordination)
-        self._observer = Observer(
+        model = Model.of(
             scenario,
-            self._grid,
-            self._devices,
-            settings.critic_state,
-            self._devices.obs_names + self._coordination.obs_names,
+            net,
+            profiles,
+            plan,
+            critic_state=settings.critic_state,
+            device=self.device,
+            dtype=self._dtype,
         )
-        self._dso = DsoAgent(scenario, self._grid.net, self._observer.state_names, self.device, self._dtype)
-        self.action_layout = ActionLayout(
-            tuple(scenario.microgrids),
-            powers=self._devices.action_names,
-            bids=self._coordination.action_names,
-            choices=self._devices.choices,
-            operator=self._dso.choices,
-        )
+        self._grid, self._devices, self._coordination, self._faults, self._settler, self._observer, self._dso, _ = model
+        self.action_layout = model.layout
         self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
         self.action_spaces = self.action_layout.spaces
@@ -195,10 +176,13 @@ class MicrogridEnv:
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
         used = self._devices.use(chosen, self._present(now, settled), self._device_state)
+        used, cut = self._faults.meet(now, used, self._account.energy_mwh, self._tolerance_pu)
         requested, applied = used.requested, used.applied
         control, switched = self._dso.control(chosen.operator), self._dso.switched(self._dso_choices, chosen.operator)
         self._dso_choices = chosen.operator
-        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control)
+        self._grid_state = self._grid.settle(
+            used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control, cut
+        )
         self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
@@ -212,6 +196,7 @@ class MicrogridEnv:
         self.requested = requested._asdict() | used.more_requested
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
         metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **switched.metrics, **bill.metrics}
+        metrics |= self._faults.metrics(used.load, self._grid_state, ledger, cut)
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -324,14 +309,9 @@ class MicrogridEnv:
 
     def _load_day(self) -> None:
         self._exogenous = day = self._drawer.today()
-
-        def by_step(values: Tensor) -> Tensor:
-            return values.to(self.device, self._dtype).movedim(-1, 0).contiguous()
-
-        pv_mw, wind_mw = by_step(day.renewables_mw).chunk(2, -1)
-        price = by_step(day.price)
-        self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
+        self._today = DeviceDay.of(day, self.device, self._dtype)
         self._tables: DayTables = self._observer.day_tables(day)
+        self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)
 
@@ -339,6 +319,8 @@ class MicrogridEnv:
         columns = self._protocols.observed
         if self._devices.obs_names:
             columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
+        if self._faults.obs_names:
+            columns = torch.cat([columns, self._faults.observed(self._grid_state)], -1)
         seen = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
         obs, state = self._dso.with_own_row(*seen, self._dso_choices)
         return obs.float(), state.float()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.devices import Devices
+from envs.events import EventPlan
 from envs.exogenous import ExogenousDay
 from envs.grid import Grid, GridState
 from envs.scenario import Scenario
@@ -26,7 +27,7 @@ VOLTAGE_SCALE_PU = 0.05
 class DayTables(NamedTuple):
     """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left)."""
 
-    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's
+    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's, then those of events
     state: Tensor  # (B, H + 1, F)
 
 
@@ -48,9 +49,10 @@ class Observer:
         devices: Devices,
         critic_state: CriticState,
         protocol_names: tuple[str, ...] = (),
+        events: EventPlan | None = None,
     ) -> None:
         """`protocol_names` are the columns that the protocols add to every agent's observation."""
-        self._protocol_names = protocol_names
+        self._protocol_names, self._events = protocol_names, events
         self._grid, self._devices = grid, devices
         self._privileged = critic_state == "privileged"
         self._per_hour, self._steps = scenario.steps_per_hour, scenario.steps_per_day
@@ -79,6 +81,7 @@ class Observer:
             "initial_energy_mwh",
             *shared_names(),
             *_local_names(),
+            *(self._events.obs_names if self._events else ()),
             *local,
             "head_p_mw",
             "peak_mw",
@@ -106,6 +109,7 @@ class Observer:
             f"{feeder}.load_mw",
             *each,
             *(future if self._privileged else ()),
+            *(self._events.state_names if self._events else ()),
             *devices,
             *pcc,
             *ranges,
@@ -127,6 +131,9 @@ class Observer:
             today = net_mw[:, self._steps :] / self._scale_mw[1:]
             price = _scaled_price(day.price)[..., None]
             state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
+        if self._events is not None and day.events is not None:
+            own = torch.cat([own, self._events.own_columns(day.events)], -1)
+            state.append(self._events.state_columns(day.events))
         return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
 
     def observe(
@@ -144,7 +151,7 @@ class Observer:
             [
                 state.party_p_mw[:, 1:] / self._pcc_scale_mw,
                 state.pcc_q_mvar / self._pcc_scale_mw,
-                (state.v_pu[:, grid.pcc_buses] - 1) / VOLTAGE_SCALE_PU,
+                (grid.live_v_pu(state)[:, grid.pcc_buses] - 1) / VOLTAGE_SCALE_PU,
             ]
         )  # (3, B, A)
         v_range = (torch.stack(grid.voltage_range(state)) - 1) / VOLTAGE_SCALE_PU  # (2, B, 1 + A)

@@ -22,10 +22,11 @@ class Ledger(NamedTuple):
     shedding_usd: Tensor  # (B, A) load that was not served
     failure_usd: Tensor  # (B,) for an hour without a power flow
     switching_usd: Tensor  # (B,) for capacitor steps that the DSO switched
+    lost_load_usd: Tensor  # (B, 1 + A) loads without voltage
 
     def cost(self) -> Tensor:
         """(B,) the community's cost without penalties."""
-        parties = (self.energy_usd + self.demand_usd).sum(-1)
+        parties = (self.energy_usd + self.demand_usd + self.lost_load_usd).sum(-1)
         return parties + (self.generator_usd + self.terminal_usd + self.options_usd()).sum(-1) + self.switching_usd
 
     def options_usd(self) -> Tensor:
@@ -48,7 +49,7 @@ class Ledger(NamedTuple):
             dso_is_agent: it has a reward of its own, the last one.
         """
         agents = self.generator_usd.shape[-1]
-        parties = self.energy_usd + self.demand_usd + penalty_weight * self.safety_usd
+        parties = self.energy_usd + self.demand_usd + self.lost_load_usd + penalty_weight * self.safety_usd
         common = parties[:, 0] + self.failure_usd + self.switching_usd
         own = parties[:, 1:] + self.generator_usd + self.terminal_usd + self.options_usd()
         if dso_is_agent:

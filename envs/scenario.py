@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from envs.events import Event
 from envs.protocols.settings import Protocols
 from envs.quantities import EnergyMwh, Interval, NonNegative, Positive, Share, StepHours, VoltagePu
 from envs.scenario_file import DATA, located, merged, problems, read_extended
@@ -69,6 +70,8 @@ class Safety(Model):
     """Multiplies the sum over branches of half the squared loadings' excess over 1."""
     failed_flow_usd_per_h: NonNegative
     """An hour whose power flow has no solution."""
+    lost_load_usd_per_mwh: NonNegative = 5000.0
+    """Value of lost load: what the owner of a load pays while its bus has no voltage (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Safety":
@@ -125,6 +128,8 @@ class Scenario(Model):
     protocols: Protocols = Protocols()
     dso_agent: DsoAgentSettings | None = None
     """The DSO decides as well, as one more agent named like the feeder; `{}` for all its devices."""
+    events: tuple[Event, ...] = ()
+    """Price spikes, PV dips, outages and islanding, drawn for every day (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _trade(self) -> "Scenario":

@@ -50,6 +50,8 @@ class Battery(Model):
     """One-way: eta when charging, 1/eta when discharging."""
     degradation_usd_per_mwh: NonNegative = 0.0
     """Wear, for each MWh charged and each MWh discharged, measured on the AC side."""
+    grid_forming: bool = False
+    """Whether it can keep its microgrid alive as an island (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Battery":

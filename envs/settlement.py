@@ -70,6 +70,9 @@ class Settler:
             shedding_usd=used.costs.shedding_usd,
             failure_usd=scenario.dt_h * scenario.safety.failed_flow_usd_per_h * ~grid.converged,
             switching_usd=torch.zeros_like(grid.head_p_mw),
+            lost_load_usd=scenario.dt_h
+            * scenario.safety.lost_load_usd_per_mwh
+            * self._grid.unserved_mw(used.load, grid),
         )
         return Bill(ledger, peak_mw, energy.state, energy.metrics)
 

@@ -97,6 +97,11 @@ def check_provable(scenario: Scenario, net: Network) -> None:
     Raises:
         ValueError: names the key.
     """
+    if scenario.events:
+        raise ValueError(
+            "bounds are not claimed under faults: the bound's program knows no outage, island or lost load; remove the "
+            "key events for a bound"
+        )
     for name, grid in scenario.microgrids.items():
         for key, option in (
             ("pv.inverter", grid.pv.inverter),
