@@ -212,4 +212,9 @@ def _observed(scenario: Scenario, state_names: Sequence[str]) -> list[str]:
     measured |= {f"{name}.{what}" for name in areas[1:] for what in ("pcc_p_mw", "pcc_q_mvar", "pcc_v_pu")}
     measured |= {f"{name}.v_{end}_pu" for name in areas for end in ("min", "max")}
     posted = {f"{name}.{column}" for name in areas[1:] for column in POSTED}
-    return [name for name in state_names if name in measured or name in posted or name.startswith("tap_")]
+    faults = ("event_outage_", "event_price_spike", ".event_islanded", ".area_live_share")
+    return [
+        name
+        for name in state_names
+        if name in measured or name in posted or name.startswith("tap_") or any(part in name for part in faults)
+    ]

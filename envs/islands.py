@@ -92,7 +92,11 @@ class Island:
         self.branches = torch.tensor([0, *(int(branch) for branch in own.branch_names[1:])], device=device)
         self._solver = FlowSolver(own, device, dtype)
         self._outages = Outages(own, device, dtype)
-        self._rating_squared = own.rating_pu.to(device, dtype).square()
+        # a rating holds at the end towards the feeder, where a branch that is turned round has |k| times the current
+        ratio = net.ratio.abs()[self.branches.cpu()]
+        is_turned = self.buses.cpu() != self.branches.cpu()
+        seen = torch.where(is_turned, ratio, 1.0).square() / own.rating_pu.square()
+        self._loading_per_i2 = seen.to(device, dtype)  # (n,)
         places = [own.position(str(net.position(f"{name}.{getattr(grid, kind).bus}"))) for kind in PLANT_KINDS]
         self._plant_buses = torch.tensor(places, device=device)
         self._place = torch.nn.functional.one_hot(self._plant_buses, own.num_buses).to(dtype)  # (3, n)
@@ -144,7 +148,7 @@ class Island:
             battery_q_mvar=torch.where(alive, q_mvar, 0.0),
             plants=torch.where(alive[:, None], plants * (1 - cut[:, None]), 0.0),
             v_pu=torch.where(lives, self._solver.v_squared(flow).sqrt(), 0.0),
-            loading_squared=torch.where(lives, i_squared / self._rating_squared, 0.0),
+            loading_squared=torch.where(lives, i_squared * self._loading_per_i2, 0.0),
         )
 
     def _flow(

@@ -1,6 +1,13 @@
-"""Scenario overrides with events, for the tests of faults."""
+"""Scenario overrides with events, and episodes under them, for the tests of faults."""
 
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs.microgrid import MicrogridEnv
+from mappo.vec_env import Step
+from tests.envs.devices.all_options import random_actions
 
 FORMING: dict[str, Any] = {name: {"battery": {"grid_forming": True}} for name in ("MG1", "MG2", "MG3")}
 SPIKE: dict[str, Any] = {"kind": "price_spike", "start_h": [17, 17], "duration_h": [3, 3], "price_factor": [3, 3]}
@@ -32,3 +39,14 @@ RANDOM: list[dict[str, Any]] = [
 def with_events(*events: dict[str, Any], **overrides: Any) -> dict[str, Any]:
     """Keywords of `envs.make` with these events and grid-forming batteries everywhere."""
     return {"events": list(events), "microgrids": FORMING, **overrides}
+
+
+def played(env: MicrogridEnv, hours: int = 24, seed: int = 0) -> list[Step]:
+    """A new episode with random actions."""
+    env.reset()
+    return [env.step(random_actions(env, seed + t)) for t in range(hours)]
+
+
+def total(day: list[Step], name: str) -> Tensor:
+    """(B,) sum of a metric over the steps."""
+    return torch.stack([step.metrics[name] for step in day]).sum(0)

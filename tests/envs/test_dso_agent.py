@@ -228,3 +228,17 @@ def test_a_bound_covers_targets_but_not_capacitors() -> None:
     check_provable(load_scenario("ieee34_ieee13", {"dso_agent": {"capacitors": []}}), net)
     with pytest.raises(ValueError, match=r"a bound does not cover dso_agent.capacitors"):
         check_provable(load_scenario("ieee34_ieee13", {"dso_agent": {}}), net)
+
+
+def test_faults_are_observed_and_dead_capacitors_draw_nothing() -> None:
+    head = {"kind": "outage", "start_h": [1, 1], "duration_h": [1, 1], "targets": ["DSO.800-802"]}
+    env = make(events=[head])
+    names = env.obs_names_of("DSO")
+    assert "event_outage_DSO.800-802" in names
+    env.step(chosen(env, 1, 1, 2, 2))
+    step = env.step(chosen(env, 1, 1, 2, 2))
+    assert env._grid_state.head_p_mw.abs().max() < 1e-12
+    assert env._grid_state.converged.all()
+    assert step.metrics["de_energised"].eq(1.0).all()
+    back = env.step(chosen(env, 1, 1, 2, 2))
+    assert back.metrics["de_energised"].eq(0.0).all()

@@ -191,3 +191,18 @@ def test_what_an_island_does_not_model_is_refused(forming: Scenario) -> None:
     inner = replace(net.regulators[0], name="MG2.XFM-1", bus=net.position("MG2.634"))
     with pytest.raises(ValueError, match=r"does not model tap changers inside an island: MG2\.XFM-1"):
         Island(forming, replace(net, regulators=(*net.regulators, inner)), "MG2", CPU, DOUBLE)
+
+
+def test_a_turned_branchs_loading_counts_at_the_end_towards_the_feeder() -> None:
+    """With a neutral ratio nothing changes; a ratio of 0.9 lets 0.9 of the battery's side current count."""
+    scenario = load_scenario("ieee34_ieee13", {"microgrids": {"MG1": {"battery": {"grid_forming": True}}}})
+    net = build_network(scenario)
+    plain = Island(scenario, net, "MG1", torch.device("cpu"), torch.float64)
+    path = [int(bus) for bus, branch in zip(plain.buses, plain.branches, strict=True) if int(bus) != int(branch)]
+    turned = int(plain.branches[plain.buses.tolist().index(path[1])])
+    net.ratio[turned] *= 0.9
+    other = Island(scenario, net, "MG1", torch.device("cpu"), torch.float64)
+    factor = other._loading_per_i2 / plain._loading_per_i2
+    at = other.branches.tolist().index(turned)
+    assert factor[at].item() == pytest.approx(0.81)
+    assert factor[[i for i in range(len(factor)) if i != at and factor[i].isfinite()]].sub(1).abs().max() < 1e-12
