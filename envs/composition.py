@@ -9,11 +9,12 @@ from dataclasses import replace
 from envs.connection import hang, is_pandapower, near_names, scaled_tables, with_regulators
 from envs.feeder_network import build_on_pandapower, pandapower_banks
 from envs.power.from_tables import network_from_tables
-from envs.power.network import Network
+from envs.power.network import BASE_MVA, Network
 from envs.power.tables import Capacitor, Switch, Tables
 from envs.scenario import Scenario
 from envs.scenario_parts import Feeder
 
+LARGEST_SHARE = 20.0  # of a device's power in the rating of its microgrid's transformer; units are a thousand apart
 DEVICE_KINDS = ("battery", "generator", "pv", "wind")
 
 
@@ -21,7 +22,7 @@ def build_network(scenario: Scenario) -> Network:
     """The one network of feeders and microgrids.
 
     Raises:
-        ValueError: as `scenario_tables`, or a device on a bus that does not exist.
+        ValueError: as `scenario_tables`, or a device on a bus that does not exist or in another unit.
     """
     if is_pandapower(scenario.feeder.network):
         net = build_on_pandapower(scenario)
@@ -30,6 +31,7 @@ def build_network(scenario: Scenario) -> Network:
     for name, grid in scenario.microgrids.items():
         for kind in DEVICE_KINDS:
             _check_device(net, name, kind, getattr(grid, kind).bus)
+            _check_size(net, name, kind, getattr(grid, kind).p_max_mw)
     return net
 
 
@@ -42,6 +44,11 @@ def scenario_tables(scenario: Scenario) -> Tables:
     """
     if is_pandapower(scenario.feeder.network):
         raise ValueError(f"feeder.network {scenario.feeder.network} is a pandapower network and has no tables")
+    if scenario.feeder.ext_grid is not None:
+        raise ValueError(
+            f"feeder.ext_grid needs a pandapower network, got {scenario.feeder.ext_grid!r} with feeder.network "
+            f"{scenario.feeder.network}, whose tables have one source: remove feeder.ext_grid"
+        )
     plain = replace(scaled_tables(scenario.feeder), source_v_pu=scenario.feeder.slack_v_pu)
     feeders = [
         with_regulators(hang(plain, grids, prefix), prefix, scenario.feeder)
@@ -56,7 +63,8 @@ def capacitor_buses(scenario: Scenario, net: Network) -> list[tuple[int, bool]]:
     banks = [(f"{prefix}.{bus}", is_on) for prefix in scenario.feeders() for bus, is_on in own]
     for name, grid in scenario.microgrids.items():
         banks += [(f"{name}.{bank.bus}", bank.default_step > 0) for bank in scaled_tables(grid).capacitors]
-    return [(net.position(bus), is_on) for bus, is_on in banks]
+    # a bank behind another external grid of a pandapower network is not part of this tree
+    return [(net.position(bus), is_on) for bus, is_on in banks if bus in net.alias]
 
 
 def feeder_banks(feeder: Feeder) -> list[Capacitor]:
@@ -91,3 +99,13 @@ def _check_device(net: Network, name: str, kind: str, bus: str) -> None:
         return
     own = [str(known).removeprefix(f"{name}.") for known in net.alias if str(known).startswith(f"{name}.")]
     raise ValueError(f"microgrids.{name}.{kind}.bus: {bus!r} is no bus of {name}; {near_names(bus, own)}")
+
+
+def _check_size(net: Network, name: str, kind: str, p_max_mw: float) -> None:
+    """Refuses kW where MW are meant, which would be found only as a power flow without a solution."""
+    rating_mva = float(net.rating_pu[net.areas.index(name)]) * BASE_MVA  # of the branch to the feeder
+    if p_max_mw > LARGEST_SHARE * rating_mva:
+        raise ValueError(
+            f"microgrids.{name}.{kind}.p_max_mw must be at most {LARGEST_SHARE:g} times the {rating_mva:g} MVA of its "
+            f"connection, got {p_max_mw:g}: it looks like kW, divide it by 1000"
+        )

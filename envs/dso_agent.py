@@ -145,7 +145,9 @@ class DsoAgent:
 def _banks(scenario: Scenario, net: Network) -> list[Device]:
     """The capacitor banks that the DSO switches, on every feeder."""
     assert scenario.dso_agent is not None
-    own = {bank.name: bank for bank in feeder_banks(scenario.feeder)}
+    first = next(iter(scenario.feeders()))
+    # a bank behind another external grid of a pandapower network is not part of this tree
+    own = {bank.name: bank for bank in feeder_banks(scenario.feeder) if f"{first}.{bank.bus}" in net.alias}
     wanted = _wanted("capacitors", scenario.dso_agent.capacitors, own, scenario.feeder.network)
     return [
         Device(f"{prefix}.{name}", net.position(f"{prefix}.{own[name].bus}"), *_steps(own[name]))

@@ -5,6 +5,7 @@ pandapower networks hold more than tables can (magnetising currents, phase shift
 conversion, branch by branch.
 """
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -70,9 +71,11 @@ def pandapower_feeder(feeder: Feeder) -> Network:
         for key, settings in feeder.regulators.items()
     }
     try:
-        network = Network.from_pandapower(net, regulators=regulators or None)
+        network = Network.from_pandapower(net, ext_grid=feeder.ext_grid, regulators=regulators or None)
     except ValueError as error:
-        raise ValueError(f"feeder.network {feeder.network}: {error}") from error
+        # a scenario writes `key: value` where the call has `key=value`
+        text = re.sub(r"\bext_grid=", "feeder.ext_grid: ", str(error))
+        raise ValueError(f"feeder.network {feeder.network}: {text}") from error
     if network.generation_p_mw.any() or network.generation_q_mvar.any():
         buses = [str(bus) for bus, p in zip(network.bus_index, network.generation_p_mw.tolist(), strict=True) if p]
         raise ValueError(

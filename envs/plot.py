@@ -71,16 +71,18 @@ def _draw_branches(ax: "Axes", net: Network, place: Layout, colours: dict[str, s
             ax.plot(x1 - 0.5 + offset, y1, "o", ms=7, mfc="none", mec=symbol, mew=1.2, zorder=3)
         if j in regulated:
             arrow = {"arrowstyle": "-|>", "color": symbol, "lw": 1.0, "mutation_scale": 6, "shrinkA": 0, "shrinkB": 0}
-            ax.annotate("", (x1 - 0.22, y1 + 0.32), (x1 - 0.78, y1 - 0.32), arrowprops=arrow, zorder=8)
+            ax.annotate("", (x1 - 0.27, y1 + 0.27), (x1 - 0.76, y1 - 0.3), arrowprops=arrow, zorder=8)
 
 
 def _draw_buses(ax: "Axes", scenario: Scenario, net: Network, place: Layout, colours: dict[str, str]) -> None:
     """Dots, filled where a load stands, with the bus's own name; the slack bus as a bar over all its branches."""
+    regulated = {regulator.bus for regulator in net.regulators}
     for j in range(1, net.num_buses):
         (x, y), colour = place.xy[j], colours[net.areas[j]]
         ax.plot(x, y, "o", ms=4.5, mec=colour, mfc=colour if net.load_p_mw[j] else "white", mew=1.1, zorder=5)
         text = str(net.bus_index[j]).rpartition(".")[2]
-        ax.text(x, y + 0.22, text, fontsize=6, ha="center", va="bottom", zorder=6, bbox=HALO)
+        left, side = (0.14, "left") if j in regulated else (0.0, "center")  # the tap changer's arrow ends left of it
+        ax.text(x - left, y + 0.22, text, fontsize=6, ha=side, va="bottom", zorder=6, bbox=HALO)
     x, y = place.xy[0]
     rows = [place.xy[j][1] for j in range(1, net.num_buses) if net.parent[j] == 0] + [y]
     ax.plot([x, x], [min(rows) - 0.4, max(rows) + 0.4], color="black", lw=4, zorder=5, solid_capstyle="butt")
@@ -89,12 +91,14 @@ def _draw_buses(ax: "Axes", scenario: Scenario, net: Network, place: Layout, col
 
 
 def _draw_capacitors(ax: "Axes", scenario: Scenario, net: Network, place: Layout) -> None:
-    """Two plates below the bus, grey where the bank is off."""
+    """Two plates below the bus, grey where the bank is off; aside of a branch that goes down there."""
+    falls = {int(net.parent[j]) for j in range(1, net.num_buses) if place.xy[j][1] < place.xy[int(net.parent[j])][1]}
     for bus, is_on in capacitor_buses(scenario, net):
         (x, y), colour = place.xy[bus], CAPACITOR if is_on else OFF
-        ax.plot([x, x], [y, y - 0.36], color=colour, lw=1.2, zorder=2)
+        middle = x - 0.28 if bus in falls else x
+        ax.plot([x, middle, middle], [y, y - 0.28, y - 0.36], color=colour, lw=1.2, zorder=2)
         for plate in (0.36, 0.46):
-            ax.plot([x - 0.22, x + 0.22], [y - plate, y - plate], color=colour, lw=1.6, zorder=2)
+            ax.plot([middle - 0.18, middle + 0.18], [y - plate, y - plate], color=colour, lw=1.6, zorder=2)
 
 
 def _draw_devices(ax: "Axes", scenario: Scenario, net: Network, place: Layout) -> None:

@@ -4,6 +4,7 @@ Data flow: used by `scenario.py`; `scripts/scenario_reference.py` reads the rule
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -73,3 +74,21 @@ LoadScale = Annotated[
 ]
 StepHours = Annotated[float, AfterValidator(OneOf((1.0, 0.25), "hours"))]
 Duration = Annotated[NonNegative, AfterValidator(UpTo(168, "it looks like minutes, divide it by 60"))]
+
+TIME_OF_USE = "tou"
+"""The price that is the time-of-use tariff."""
+
+
+def constant_price(price: str) -> float | None:
+    """The number that `data.price` is, in $/MWh; None for a name.
+
+    Raises:
+        ValueError: no finite number.
+    """
+    try:
+        value = float(price)
+    except ValueError:
+        return None
+    if not isfinite(value):
+        raise ValueError(f"price must be a finite number in $/MWh, {TIME_OF_USE} or the name of a column, got {price}")
+    return value

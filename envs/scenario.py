@@ -11,7 +11,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from envs.events import Event
 from envs.protocols.settings import Protocols
-from envs.quantities import EnergyMwh, Interval, NonNegative, Positive, Share, StepHours, VoltagePu
+from envs.quantities import (
+    TIME_OF_USE,
+    EnergyMwh,
+    Interval,
+    NonNegative,
+    Positive,
+    Share,
+    StepHours,
+    VoltagePu,
+    constant_price,
+)
 from envs.scenario_file import DATA, located, merged, problems, read_extended
 from envs.scenario_parts import DsoAgentSettings, Feeder, Microgrid, Model
 
@@ -21,8 +31,8 @@ class Data(Model):
 
     profiles: str
     """`<name>_hourly` and `<name>_15min` when packaged."""
-    prices: str
-    """Hourly prices; the column is `<price>_usd_per_mwh`."""
+    prices: str | None = None
+    """Hourly prices; the column is `<price>_usd_per_mwh`. Needed only where `price` names a column."""
     price: str = "synthetic"
     """Which price to bill with: a column of prices, `tou` for the time-of-use tariff, or a number in $/MWh. Training
     redraws the noise of the packaged `synthetic` price (packaged profiles and prices); every other price, such as one
@@ -31,6 +41,17 @@ class Data(Model):
     """Lower prices are raised to this."""
     price_cap_usd_per_mwh: float = 250.0
     """Higher prices are cut to this."""
+
+    @model_validator(mode="after")
+    def _file_of_a_column(self) -> "Data":
+        is_column = self.price != TIME_OF_USE and constant_price(self.price) is None
+        if is_column and self.prices is None:
+            file = "price_2016 or a CSV file" if self.price == "synthetic" else "the CSV file"
+            raise ValueError(
+                f"prices is missing, and price: {self.price} is a column: set prices to {file} that holds "
+                f"{self.price}_usd_per_mwh, or price to {TIME_OF_USE} or a number in $/MWh"
+            )
+        return self
 
     @model_validator(mode="after")
     def _prices(self) -> "Data":

@@ -17,6 +17,13 @@ _PACKAGED = {
     "profiles": "profiles/{}_hourly.csv.gz",
     "prices": "profiles/{}_hourly.csv.gz",
 }  # keys that name a file or folder -> where a packaged one lies
+_IN_OTHER_WORDS = {
+    "float_parsing": "must be a number without unit",
+    "int_parsing": "must be a whole number without unit",
+    "string_type": "must be text",
+    "dict_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of keys",
+}  # where pydantic's own text speaks of Python
 _WHOLE = ("load_profile",)  # a weighted sum: an override replaces it, other mappings are merged key by key
 
 
@@ -128,7 +135,10 @@ def problems(error: ValidationError) -> str:
         elif item["type"] == "missing":
             texts.append(f"key {where!r} is missing: add it")
         else:
-            rule = item["msg"].removeprefix("Value error, ")
+            rule = item["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            rule = _IN_OTHER_WORDS.get(item["type"], rule)
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            if item["type"].startswith("greater_than") and item["input"] < 0:
+                got += ": correct its sign"
             texts.append(f"{where}: {rule}{got}" if where else f"{rule}{got}")
     return "; ".join(texts)

@@ -125,6 +125,9 @@ class Feeder(Model):
     network: str
     """A packaged network, the path of a folder of tables, `pandapower:<name>` for a network of pandapower's own, or the
     path of a `.json` file written by `pandapower.to_json`; a relative path counts from the YAML's folder."""
+    ext_grid: Annotated[int, Field(ge=0, strict=True)] | str | None = None
+    """Of a pandapower network with several external grids the one (index or name) whose tree is the feeder; buses of
+    the other trees, and everything at them, are left out."""
     copies: Annotated[int, Field(ge=1, strict=True)] = 1
     """So many equal feeders, each with all the microgrids, stand on one substation bus. Beyond 1 names get a prefix:
     buses `F1.DSO.850` and `F1.MG1.671`, agents `F1.MG1`; what they cost the feeder's party is one account."""

@@ -113,6 +113,7 @@ def _train(
         microgrid=args.microgrid,
         stored={} if checkpoint is None else env_keywords(checkpoint),
         say=say,
+        test=args.test,
     )
     with ExitStack() as stack:
         callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from envs.baselines.dispatch import Dispatch, Plan
 from envs.baselines.dispatch_program import Netting
+from envs.baselines.parties import billed_parties, trades
 from envs.baselines.planner import Planner
 from envs.composition import build_network
 from envs.grid import area_load_mw
@@ -33,8 +34,8 @@ def solve_copper_plate(
 ) -> Plan:
     """The cheapest joint schedule from now to midnight.
 
-    Billed as the scenario's settlement says: all areas net at one bus, or every party on its own. The peak is always
-    that of all together.
+    Billed as the scenario's settlement says: all areas net at one bus, or every party on its own; microgrids that trade
+    net among themselves, as the best market would. The peak is always that of all together.
 
     Args:
         scenario: devices and tariff.
@@ -52,8 +53,8 @@ def solve_copper_plate(
 def copper_plate_dispatch(scenario: Scenario, net: Network) -> Dispatch:
     """The solver behind `solve_copper_plate`, which keeps its compiled problems; its peaks are (B, 1)."""
     areas = (scenario.feeder.name, *scenario.microgrids)
-    parties = np.ones((1, len(areas))) if scenario.settlement == "community" else np.eye(len(areas))
-    netting = Netting(parties, np.ones((1, len(parties))))
+    parties = billed_parties(scenario)
+    netting = Netting(parties, np.ones((1, len(parties))), meters_apart=trades(scenario))
     return Dispatch(scenario, area_load_mw(net, areas), netting, scenario.tariff.demand_charge_usd_per_mw)
 
 

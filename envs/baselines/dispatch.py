@@ -91,8 +91,14 @@ class Dispatch:
         net_mw = parties @ area_mw.numpy()
         low_mw = net_mw - parties[:, 1:] @ (fleet.p_max_mw + fleet.generator_max_mw)
         high_mw = net_mw + parties[:, 1:] @ fleet.p_max_mw
-        price = outlook.price.numpy()[:, None]
-        return net_mw, low_mw, high_mw, *bill_envelope(price, low_mw, high_mw, self._tariff.export_share)
+        price, export_share = outlook.price.numpy()[:, None], self._tariff.export_share
+        slope, kink, intercept = bill_envelope(price, low_mw, high_mw, export_share)
+        if self._netting.meters_apart:  # the sum of a line below each meter's bill; one of all powers would be above it
+            least_mw = area_mw.numpy().copy()
+            least_mw[:, 1:] -= fleet.p_max_mw + fleet.generator_max_mw
+            offset = parties @ ((export_share - 1) * price * least_mw.clip(max=0.0))
+            slope, intercept = np.where(price < 0, price, slope), np.where(price < 0, offset, intercept)
+        return net_mw, low_mw, high_mw, slope, kink, intercept
 
     def _program(self, copies: int, steps: int) -> DispatchProgram:
         if (copies, steps) not in self._programs:

@@ -24,6 +24,7 @@ class Netting(NamedTuple):
 
     parties: Array  # (P, 1 + A) the areas whose powers each party nets; the feeder first
     peaks: Array  # (K, P) the parties whose sum each peak is of
+    meters_apart: bool = False  # areas of one party have meters of their own that count where nothing can be traded
 
 
 class Fleet(NamedTuple):

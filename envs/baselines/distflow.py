@@ -15,6 +15,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from envs.baselines.parties import billed_parties, lowest_billed_mw
 from envs.baselines.tree import Array, Tree
 from envs.power.network import BASE_MVA
 from envs.scenario import Scenario
@@ -50,7 +51,7 @@ class DistFlow:
         self.pv, self.wind, self.energy = (cp.Variable(per_device) for _ in range(3))
         self.shortfall = cp.Variable(agents)
         self.peak = cp.Variable()
-        parties = 1 if scenario.settlement == "community" else 1 + agents
+        parties = len(billed_parties(scenario))
         self.bill = cp.Variable((steps, parties))
         self._make_parameters(parties)
         self.head_p = cp.Variable(steps)  # MW from the source
@@ -88,14 +89,11 @@ class DistFlow:
             slope.value, offset.value = self.scenario.dt_h * new_slope, self.scenario.dt_h * new_offset
 
     def _lowest_power(self, day: DayData) -> Array:
-        """(h, parties) MW that no party's power can fall below: everything produces, nothing is lost."""
+        """(h, parties) MW that no party's meters can fall below: everything produces, nothing is lost."""
         grids = self.scenario.microgrids.values()
         production = day.pv_mw + day.wind_mw + [grid.battery.p_max_mw + grid.generator.p_max_mw for grid in grids]
         load = day.load * (self.tree.load_pu.real.sum(1) * BASE_MVA)
-        lowest = load - np.hstack([np.zeros((self.steps, 1)), production])
-        if self.scenario.settlement == "community":
-            lowest = lowest.sum(1, keepdims=True)
-        return np.minimum(lowest, 0.0)
+        return lowest_billed_mw(self.scenario, load - np.hstack([np.zeros((self.steps, 1)), production]))
 
     def _grid_constraints(self) -> tuple[list[cp.Constraint], list[cp.Constraint]]:
         """Balances and the lower voltage limit (whose duals are needed later), and all others."""
@@ -170,7 +168,8 @@ class DistFlow:
         power = cp.reshape(self.head_p, (self.steps, 1), order="C")
         if self.scenario.settlement == "individual":
             connections = BASE_MVA * self.p[:, self.tree.pcc]
-            power = cp.hstack([power - cp.sum(connections, axis=1, keepdims=True), connections])
+            areas = cp.hstack([power - cp.sum(connections, axis=1, keepdims=True), connections])
+            power = areas @ billed_parties(self.scenario).T
         pieces = zip(self._slopes, self._offsets, strict=True)
         return [
             *(self.bill >= cp.multiply(slope, power) + offset for slope, offset in pieces),

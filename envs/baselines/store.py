@@ -22,7 +22,7 @@ from envs.exogenous import ExogenousDay
 from envs.profiles import Split
 from envs.scenario import Scenario
 
-VERSION = 2  # of the program and of the file; a change of either makes old files unknown
+VERSION = 3  # of the program and of the file; a change of either makes old files unknown
 Row = tuple[DaySolution, float]
 """A day's solution and its floor in $."""
 Solved = dict[int, Row]

@@ -153,7 +153,10 @@ class NetworkBuilder:
     def _depth_first(self) -> tuple[list[Hashable], dict[Hashable, Branch], dict[Hashable, Hashable]]:
         """Buses in depth-first order, the branch above each, and each one's parent."""
         if self._slack not in self._base_kv:
-            raise ValueError(f"the source bus {self._slack!r} is missing from the bus table")
+            raise ValueError(
+                f"the source bus {self._slack!r} is missing from the bus table; add it to bus.csv, or correct "
+                "source.csv"
+            )
         neighbours: dict[Hashable, list[Branch]] = {self._find(bus): [] for bus in self._base_kv}
         for branch in self._branches:
             neighbours[self._find(branch.a)].append(branch)

@@ -9,6 +9,8 @@ from envs.power.builder import Branch, NetworkBuilder
 from envs.power.network import BASE_MVA, Network
 from envs.power.tables import Line, Tables, Trafo
 
+LINE_FIT = 0.1  # nominal voltages of a line's ends may differ by this share
+
 
 def network_from_tables(tables: Tables) -> Network:
     """Build the tree of read or composed tables (`from_tables` for a folder). Raises ValueError as `from_tables`."""
@@ -19,6 +21,12 @@ def network_from_tables(tables: Tables) -> Network:
         if switch.closed:
             builder.fuse(switch.bus_a, switch.bus_b)
     for line in tables.lines:
+        from_kv, to_kv = (builder.base_kv(bus) for bus in (line.from_bus, line.to_bus))
+        if abs(from_kv / to_kv - 1) > LINE_FIT:
+            raise ValueError(
+                f"line {line.name} joins bus {line.from_bus} of {from_kv:g} kV and bus {line.to_bus} of {to_kv:g} kV: "
+                "correct vn_kv in bus.csv, or put a transformer between them"
+            )
         builder.add_branch(_line_branch(line, builder.base_kv(line.from_bus), tables.frequency_hz))
     for trafo in tables.trafos:
         builder.add_branch(_trafo_branch(trafo, builder.base_kv(trafo.hv_bus), builder.base_kv(trafo.lv_bus)))

@@ -128,7 +128,7 @@ def read_tables(folder: str | Path) -> Tables:
     buses = _read(folder / "bus.csv", lambda row: (row["name"], _number(row, "vn_kv")))
     sources = _read(folder / "source.csv", lambda row: (row["bus"], _number(row, "vm_pu")))
     if len(sources) != 1:
-        raise ValueError(f"{folder / 'source.csv'} must name exactly one source bus, got {len(sources)}")
+        raise ValueError(f"{folder / 'source.csv'} must name exactly one source bus, got {len(sources)}; keep one row")
     bus_kv = dict(buses)
     if len(bus_kv) != len(buses):
         raise ValueError(f"{folder / 'bus.csv'}: bus names must be unique")

@@ -75,13 +75,18 @@ def starts_of(labels: Sequence[Split], split: Split, horizon: Horizon) -> list[i
     if horizon == "week":
         inside = set(days)
         days = [day for day in days if day % 7 == 0 and inside.issuperset(range(day, day + 7))]
+    if not days and tuple(labels) != weekly_split(len(labels)):
+        whole = "a day" if horizon == "day" else "seven days in a row, the first of them day 0, 7, 14, ... of the data,"
+        raise ValueError(
+            f"data.profiles: split {split!r} holds no whole {horizon}: label {whole} as {split} in the column `split`"
+        )
     if not days:
         first = 7 * _CYCLE.index(split)
         needed = first + (7 if horizon == "week" else 1)
         raise ValueError(
-            f"split {split!r} holds no whole {horizon}: the data has only {len(labels)} days; {split} begins on day "
-            f"{first} (weeks in turn: three train, one val, one test) and needs {needed} days, or label the days by a "
-            "column `split`"
+            f"data.profiles: split {split!r} holds no whole {horizon}: the data has only {len(labels)} days; "
+            f"{split} begins on day {first} (weeks in turn: three train, one val, one test) and needs {needed} days, "
+            "or label the days by a column `split`"
         )
     return days
 
@@ -144,7 +149,7 @@ def _loads(scenario: Scenario, series: Series) -> Tensor:
 def _multiplier(series: Series, area: str, weights: Mapping[str, float], nominal_mw: float) -> Tensor:
     total = torch.zeros_like(next(iter(series.columns.values())))
     for name, weight in weights.items():
-        column = _known_unit(series, name)
+        column = _known_unit(series, name, f"load_profile of {area}")
         check_load(series.path, name, column, series.rows_per_step)
         if name.endswith(ABSOLUTE):
             if nominal_mw <= 0:
@@ -165,7 +170,7 @@ def _available_share(series: Series, plant: str, name: str, p_max_mw: float, ste
     """(steps,) share of rated power in [0, 1] from column `name`; 0 for a plant that does not exist."""
     if p_max_mw == 0:
         return torch.zeros(steps, dtype=torch.float64)
-    values = _known_unit(series, name)
+    values = _known_unit(series, name, f"microgrids.{plant}.profile")
     absolute = name.endswith(ABSOLUTE)
     share = values / p_max_mw if absolute else values
     # a plant in MW may stand at its rating: no error for the rounding of the division
@@ -184,13 +189,13 @@ def _available_share(series: Series, plant: str, name: str, p_max_mw: float, ste
     return share.clamp(max=1.0)
 
 
-def _known_unit(series: Series, name: str) -> Tensor:
+def _known_unit(series: Series, name: str, key: str) -> Tensor:
     if name.lower().endswith(_OTHER_UNITS):
         raise ValueError(
-            f"column {name!r} of {series.path} must be a multiplier, a share or, with a name that ends in {ABSOLUTE}, "
-            "a power in MW; convert and rename it"
+            f"{key}: column {name!r} of {series.path} must be a multiplier, a share or, with a name that ends in "
+            f"{ABSOLUTE}, a power in MW; convert and rename it"
         )
-    return series.column(name)
+    return series.column(name, key)
 
 
 def _hourly(series: Series, columns: Sequence[str], steps_per_hour: int) -> Tensor:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from envs.profiles.days import ABSOLUTE
-from envs.profiles.prices import PRICE_UNIT, TIME_OF_USE, constant_price
+from envs.profiles.prices import PRICE_UNIT
 from envs.profiles.series import column_names
+from envs.quantities import TIME_OF_USE, constant_price
 from envs.scenario import read_scenario
 
 

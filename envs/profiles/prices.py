@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from envs.profiles.series import DAY, Series, read_series
+from envs.quantities import TIME_OF_USE, constant_price
 from envs.scenario import Data
 
 NOISE_SD_USD_PER_MWH = 4.5
 NOISE_PERSISTENCE = 0.92  # per hour
-TIME_OF_USE = "tou"
 # (from hour, price in $/MWh), each until the next; local time as the series count it
 TIME_OF_USE_USD_PER_MWH = ((0, 38.0), (6, 68.0), (10, 45.0), (16, 115.0), (21, 68.0), (22, 38.0))
 PRICE_UNIT = "_usd_per_mwh"
@@ -40,14 +40,6 @@ def time_of_use_price(steps_per_day: int) -> Tensor:
     return prices[torch.bucketize(hour, starts, right=True) - 1]
 
 
-def constant_price(price: str) -> float | None:
-    """The number that `data.price` is, in $/MWh; None for a name."""
-    try:
-        return float(price)
-    except ValueError:
-        return None
-
-
 def read_prices(rule: Data, profiles: Series, steps: int, step: timedelta) -> Tensor:
     """(steps,) import price in $/MWh, before floor and cap.
 
@@ -67,16 +59,12 @@ def read_prices(rule: Data, profiles: Series, steps: int, step: timedelta) -> Te
     if rule.price == TIME_OF_USE:
         per_day = DAY // step
         return time_of_use_price(per_day).repeat(steps // per_day)
-    if not rule.prices:
-        raise ValueError(
-            f"data.prices is missing: name the file that holds {rule.price}{PRICE_UNIT}, or set data.price to "
-            f"{TIME_OF_USE} or a number"
-        )
+    assert rule.prices is not None, "`Data` asks for the file of a column"
     prices = profiles if rule.prices == str(profiles.path) else read_series(rule.prices, "_hourly", step, hold=True)
     name = f"{rule.price}{PRICE_UNIT}"
     if name not in prices.columns and rule.price in prices.columns:
         name = rule.price
-    price = prices.column(name)
+    price = prices.column(name, f"data.price: {rule.price}")
     if len(price) != steps:
         per_day = DAY // step
         raise ValueError(

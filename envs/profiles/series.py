@@ -42,8 +42,12 @@ class Series:
     rows_per_step: int = 1
     """Rows that were averaged into one step."""
 
-    def column(self, name: str) -> Tensor:
+    def column(self, name: str, key: str = "") -> Tensor:
         """One column.
+
+        Args:
+            name: of the column.
+            key: of the scenario that names it, for the error.
 
         Raises:
             ValueError: no such column; lists those there are, and near names.
@@ -51,7 +55,10 @@ class Series:
         if name not in self.columns:
             near = get_close_matches(name, self.columns, n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"column {name!r} is not in {self.path}; columns are {', '.join(self.columns)}{hint}")
+            where = f"{key}: " if key else ""
+            raise ValueError(
+                f"{where}column {name!r} is not in {self.path}; columns are {', '.join(self.columns)}{hint}"
+            )
         return self.columns[name]
 
     def line(self, step: int) -> int:
@@ -155,7 +162,10 @@ def _found(name_or_path: str, suffix: str) -> Path:
     if not path.is_file():
         path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"data file {name_or_path!r} is missing: give a packaged name or the path of a CSV file")
+        raise ValueError(
+            f"data file {name_or_path!r} is missing: give a packaged name or the path of a CSV file in "
+            "data.profiles and data.prices"
+        )
     return path
 
 
@@ -245,11 +255,12 @@ def _row_length(path: Path, times: Sequence[datetime], step: timedelta) -> timed
     row = max(advances, key=lambda length: advances[length], default=step)
     if row <= timedelta(0):
         row = step
+    ordered = all(before <= now for before, now in pairwise(times))
     for line, (before, now) in enumerate(pairwise(times), start=3):
         if now - before != row:
             raise ValueError(
                 f"{path} line {line}: times must advance by {row}, got {before} -> {now} "
-                f"({_irregularity(before, now, row)}); write them in standard time or with UTC offsets"
+                f"({_irregularity(before, now, row, ordered)}"
             )
     if step % row and row % step:
         raise ValueError(f"{path} has a row every {row}, which does not fit into steps of {step}")
@@ -259,17 +270,22 @@ def _row_length(path: Path, times: Sequence[datetime], step: timedelta) -> timed
 def _check_whole_days(path: Path, rows: _Rows, row: timedelta) -> None:
     start, count = rows.start, len(rows.times)
     if (start.hour, start.minute, start.second) != (0, 0, 0) or DAY % row or count % (DAY // row):
+        remedy = "cut it" if count * row > DAY else f"give {DAY // row} rows a day"
         raise ValueError(
             f"{path} must start at midnight and hold whole days, got {count} rows from {rows.times[0]} to "
-            f"{rows.times[-1]}, {count * row / DAY:.3g} days; cut it (days of a `time_utc` column count from its first "
-            "row)"
+            f"{rows.times[-1]}, {count * row / DAY:.3g} days; {remedy} (days of a `time_utc` column count from its "
+            "first row)"
         )
 
 
-def _irregularity(before: datetime, now: datetime, row: timedelta) -> str:
-    kind = "duplicate" if now == before else "unordered" if now < before else "gap"
+def _irregularity(before: datetime, now: datetime, row: timedelta, ordered: bool) -> str:
+    """What is wrong, a bracket, and the remedy."""
     by_clock = now.tzinfo is None and now.hour <= 3 and now.month in (3, 4, 9, 10, 11)
-    return f"{kind}, as daylight saving makes it" if by_clock and now - before in (row + HOUR, row - HOUR) else kind
+    kind = "duplicate" if now == before else "gap" if ordered else "unordered"
+    if by_clock and now - before in (row + HOUR, row - HOUR):
+        return f"{kind}, as daylight saving makes it); write them in standard time or with UTC offsets"
+    remedies = {"duplicate": "remove one of the rows", "gap": "fill in the missing rows", "unordered": "sort the rows"}
+    return f"{kind}); {remedies[kind]}"
 
 
 def _day_labels(path: Path, labels: Sequence[str], rows_per_day: int) -> tuple[Split, ...]:

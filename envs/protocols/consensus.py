@@ -67,17 +67,19 @@ def graph_edges(agents: Sequence[str], edges: str | Sequence[Sequence[str]]) -> 
         }
         if edges not in named:
             raise ValueError(
-                f"consensus.edges must be one of {', '.join(TOPOLOGIES)} or a list of pairs, got {edges!r}"
+                f"protocols.consensus.edges must be one of {', '.join(TOPOLOGIES)} or a list of pairs, got {edges!r}"
             )
         return named[edges]
     pairs: set[tuple[int, int]] = set()
     for edge in edges:
         if isinstance(edge, str) or len(edge) != 2:
-            raise ValueError(f"consensus.edges must be pairs such as [{agents[0]}, {agents[-1]}], got {edge!r}")
-        check_names("consensus.edges", edge, agents)
+            raise ValueError(
+                f"protocols.consensus.edges must be pairs such as [{agents[0]}, {agents[-1]}], got {edge!r}"
+            )
+        check_names("protocols.consensus.edges", edge, agents)
         i, j = sorted(agents.index(name) for name in edge)
         if i == j:
-            raise ValueError(f"consensus.edges links {agents[i]} with itself; remove that edge")
+            raise ValueError(f"protocols.consensus.edges links {agents[i]} with itself; remove that edge")
         pairs.add((i, j))
     return sorted(pairs)
 
@@ -101,7 +103,7 @@ def metropolis_weights(agents: Sequence[str], edges: str | Sequence[Sequence[str
     if len(parts := _parts(linked)) > 1:
         names = " and ".join(f"[{', '.join(agents[i] for i in part)}]" for part in parts)
         raise ValueError(
-            f"consensus.edges must connect all microgrids, but {names} are not linked; add an edge such as "
+            f"protocols.consensus.edges must connect all microgrids, but {names} are not linked; add an edge such as "
             f"[{agents[parts[0][0]]}, {agents[parts[1][0]]}]"
         )
     degree = linked.sum(-1).to(torch.float64)
@@ -124,15 +126,17 @@ def mixing(weights: Tensor, *, rounds: int | None = None, tolerance: float | Non
         ValueError: both given, or a value outside its range.
     """
     if rounds is not None and tolerance is not None:
-        raise ValueError(f"give consensus.rounds or consensus.tolerance, got both ({rounds} and {tolerance})")
+        raise ValueError(
+            f"give protocols.consensus.rounds or protocols.consensus.tolerance, got both ({rounds} and {tolerance})"
+        )
     contraction = float(torch.linalg.eigvalsh(weights - 1 / len(weights)).abs().max())
     if tolerance is not None:
         if not 0 < tolerance < 1:
-            raise ValueError(f"consensus.tolerance must be in (0, 1), got {tolerance}")
+            raise ValueError(f"protocols.consensus.tolerance must be in (0, 1), got {tolerance}")
         rounds = 1 if contraction <= tolerance else ceil(log(tolerance) / log(contraction))
     rounds = ROUNDS if rounds is None else rounds
     if rounds < 1:
-        raise ValueError(f"consensus.rounds must be at least 1, got {rounds}")
+        raise ValueError(f"protocols.consensus.rounds must be at least 1, got {rounds}")
     return Mixing(torch.linalg.matrix_power(weights, rounds), rounds, contraction)
 
 

@@ -46,11 +46,11 @@ def target_points(
     Raises:
         ValueError: an unknown microgrid, a priority outside [0, 1], a target that is not finite.
     """
-    check_names("setpoint.target_mw", target_mw, agents)
+    check_names("protocols.setpoint.target_mw", target_mw, agents)
     given = [target_mw.get(name) for name in agents]
     for name, value in zip(agents, given, strict=True):
         if value is not None and not -inf < value < inf:
-            raise ValueError(f"setpoint.target_mw.{name} must be a finite number of MW or null, got {value}")
+            raise ValueError(f"protocols.setpoint.target_mw.{name} must be a finite number of MW or null, got {value}")
     low = torch.tensor([-inf if value is None else value for value in given], dtype=torch.float64)
     high = torch.tensor([inf if value is None else value for value in given], dtype=torch.float64)
     return SetPoints(low, high, _priorities(agents, priority or {}))
@@ -75,14 +75,14 @@ def capacity_points(
             than 1, a priority outside [0, 1].
     """
     if not 0 < capacity_mw < inf:
-        raise ValueError(f"setpoint.capacity_mw must be positive, got {capacity_mw}")
+        raise ValueError(f"protocols.setpoint.capacity_mw must be positive, got {capacity_mw}")
     share = dict.fromkeys(agents, 1 / len(agents)) if share is None else share
-    check_names("setpoint.share", share, agents)
+    check_names("protocols.setpoint.share", share, agents)
     for name, value in share.items():
         if not value >= 0:
-            raise ValueError(f"setpoint.share.{name} must not be negative, got {value}")
+            raise ValueError(f"protocols.setpoint.share.{name} must not be negative, got {value}")
     if not (total := sum(share.values())) <= 1 + 1e-9:
-        raise ValueError(f"the values of setpoint.share must sum to at most 1, got {total:g}; lower them")
+        raise ValueError(f"the values of protocols.setpoint.share must sum to at most 1, got {total:g}; lower them")
     high = torch.tensor([capacity_mw * share.get(name, inf) for name in agents], dtype=torch.float64)
     return SetPoints(torch.full_like(high, -inf), high, _priorities(agents, priority or {}))
 
@@ -122,10 +122,10 @@ def check_reachable(agents: Sequence[str], points: SetPoints, reach: ExchangeRan
     columns = (tensor.tolist() for tensor in (points.low_mw, points.high_mw, *reach))
     for name, low, high, lowest, highest in zip(agents, *columns, strict=True):
         if low > highest or high < lowest:
-            kind, value = ("target", low) if low == high else ("import limit", high)
+            key, value = (f"target_mw.{name}", low) if low == high else (f"capacity_mw * share.{name}", high)
             raise ValueError(
-                f"setpoint: the {kind} of {name} is an unreachable set-point: its load, battery, generator, PV and "
-                f"wind allow {lowest:.3f} to {highest:.3f} MW (import positive), got {value:.3f} MW; "
+                f"protocols.setpoint.{key} is an unreachable set-point: load, battery, generator, PV and wind of "
+                f"{name} allow {lowest:.3f} to {highest:.3f} MW (import positive), got {value:.3f} MW; "
                 "choose a value in this range"
             )
 
@@ -148,8 +148,8 @@ def settlement(p_mw: Tensor, points: SetPoints, *, dt_h: float, price_usd_per_mw
 
 
 def _priorities(agents: Sequence[str], priority: Mapping[str, float]) -> Tensor:
-    check_names("setpoint.priority", priority, agents)
+    check_names("protocols.setpoint.priority", priority, agents)
     for name, value in priority.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"setpoint.priority.{name} must be in [0, 1], got {value}")
+            raise ValueError(f"protocols.setpoint.priority.{name} must be in [0, 1], got {value}")
     return torch.tensor([priority.get(name, 1.0) for name in agents], dtype=torch.float64)

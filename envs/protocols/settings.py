@@ -3,9 +3,9 @@
 Data flow: YAML -> `Protocols` (validated with the scenario) -> `envs/coordination.py`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from envs.protocols import auction, consensus, price_signal, setpoint
 from envs.quantities import NonNegative, Positive, Share
@@ -67,6 +67,14 @@ class Consensus(Model):
     """Of averaging in each step; null: 10, or as many as the tolerance needs."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the first disagreement that may remain, instead of rounds."""
+
+    @field_validator("edges", mode="before")
+    @classmethod
+    def _pairs(cls, edges: Any) -> Any:
+        pairs = isinstance(edges, list | tuple) and all(isinstance(edge, list | tuple) for edge in edges)
+        if isinstance(edges, str) or (pairs and all(len(edge) == 2 for edge in edges)):
+            return edges
+        raise ValueError(f"must be {', '.join(consensus.TOPOLOGIES)} or a list of pairs such as [[MG1, MG2]]")
 
     @model_validator(mode="after")
     def _one_rule(self) -> "Consensus":

@@ -27,7 +27,7 @@ SimBench is made available under the Open Database License 1.0: http://opendatac
 Any rights in individual contents of the database are licensed under the Database Contents License:
 http://opendatacommons.org/licenses/dbcl/1.0/. Keep this notice, and the licence, with whatever you share of it.
 Changes: static generators out of service; profiles in standard time (UTC+01:00); load_all, pv_all and wind_all are
-means weighted by rated power.
+means weighted by rated power; negative shares of renewables are 0.
 """
 
 
@@ -108,7 +108,8 @@ def profile_columns(net: Any) -> dict[str, Column]:
     """Columns of `profiles.csv`, each (T,): `load_all`, `pv_all`, `wind_all`, then each profile in use.
 
     Loads are multipliers of the nominal active power (`load_<profile>`), renewables shares of rated power under
-    SimBench's names (PV1, WP4, ...). The `_all` columns weigh the elements in service by their rated power.
+    SimBench's names (PV1, WP4, ...), negative ones 0. The `_all` columns weigh the elements in service by their rated
+    power.
 
     Raises:
         ValueError: no profiles, a profile that is missing, or storages.
@@ -117,7 +118,8 @@ def profile_columns(net: Any) -> dict[str, Column]:
     load = {name: _profile(net, "load", f"{name}_pload") for name in loads}
     columns = {"load_all": _mean(load, loads)}
     plants = _weights(net, "sgen")
-    renewables = {name: _profile(net, "sgen", name) for name in plants}
+    # WP profiles fall to -1e-5 in calm hours; a share is not negative
+    renewables = {name: _profile(net, "sgen", name).clip(min=0.0) for name in plants}
     for column, prefix in (("pv_all", "PV"), ("wind_all", "WP")):
         kind = {name: weight for name, weight in plants.items() if name.startswith(prefix)}
         if sum(kind.values()) > 0:

@@ -32,6 +32,8 @@ class Request:
     microgrid: MicrogridFlags = field(default_factory=MicrogridFlags)
     stored: Mapping[str, Any] = field(default_factory=dict)
     """Spec of the env of the run that goes on; empty for a new run."""
+    test: bool = False
+    """Whether all that matters is that every part runs: nothing that takes minutes is computed for it."""
     say: Callable[[str], None] = lambda _: None
     """Where notes for the reader go."""
 

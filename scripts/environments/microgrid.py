@@ -68,7 +68,7 @@ class Microgrid(Family):
     def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
         """All validation days, with what their score refers to."""
         env = envs.make(**_keywords(request) | {"num_envs": None, "split": "val", "evaluation": True})
-        complete_reference(env, request.say)
+        complete_reference(env, request.say, solve=not request.test)
         return env
 
     def reward(self, env: VecEnv, mode: RewardMode) -> str:
@@ -118,9 +118,12 @@ def _default_group_size(num_envs: int) -> int:
     return max(size for size in range(1, most + 1) if num_envs % size == 0)
 
 
-def complete_reference(eval_env: envs.MicrogridEnv, say: Callable[[str], None]) -> None:
+def complete_reference(eval_env: envs.MicrogridEnv, say: Callable[[str], None], *, solve: bool = True) -> None:
     """Bounds of the validation days of a scenario whose reference is not shipped; solved once, then cached."""
     if eval_env.reference is not None or eval_env.scenario.horizon != "day":
+        return
+    if not solve:
+        say("the score is -J: no bounds are shipped for this scenario, and --test does not solve them")
         return
     if solver_is_missing():
         say(f"the score is -J: no bounds are shipped for this scenario; to have them solved: {INSTALL}")

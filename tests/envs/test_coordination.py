@@ -146,7 +146,10 @@ def test_every_column_and_metric_has_a_name(protocols: dict[str, Any]) -> None:
     [
         (TRADE, r"protocols.horizontal: p2p .* needs settlement: individual, got community"),
         ({"vertical": "setpoint"}, r"vertical: setpoint needs setpoint.target_mw or setpoint.capacity_mw"),
-        ({"vertical": "setpoint", "setpoint": {"target_mw": {"MG1": 9}}}, r"target of MG1 is an unreachable set-point"),
+        (
+            {"vertical": "setpoint", "setpoint": {"target_mw": {"MG1": 9}}},
+            r"protocols\.setpoint\.target_mw\.MG1 is an unreachable",
+        ),
         ({"vertical": "setpoint", "setpoint": {"target_mw": {"MG": 0}}}, r"'MG', which is no microgrid"),
         ({**AGREE, "consensus": {"edges": [["MG1", "MG2"]]}}, r"must connect all .* \[MG1, MG2\] and \[MG3\]"),
         ({**AGREE, "consensus": {"rounds": 3, "tolerance": 0.1}}, r"give rounds or tolerance, got both"),

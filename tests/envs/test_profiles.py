@@ -161,7 +161,7 @@ def test_a_split_without_a_whole_week_is_an_error() -> None:
     [
         ({4: "2020-01-01T01:00:00,0.5"}, r"line 4: times must advance by 1:00:00, got .*\(duplicate\)"),
         ({4: "2019-01-01T01:00:00,0.5"}, r"line 4: times must advance .*\(unordered\)"),
-        ({4: "2020-01-01T05:00:00,0.5"}, r"line 4: times must advance .*\(gap\)"),
+        ({4: "2020-01-01T05:00:00,0.5"}, r"line 4: times must advance .*\(unordered\); sort the rows"),
         ({5: "2020-01-01T03:00:00,-0.5"}, r"line 5: load_a is a load and must not be negative, got -0.5"),
         ({6: "noon,0.5"}, "line 6: Invalid isoformat string: 'noon'"),
         ({6: "2020-01-01T04:00:00+01:00,0.5"}, "line 6: write all times with a UTC offset or none"),
@@ -315,14 +315,19 @@ def test_rows_that_fit_no_step_are_an_error(tmp_path: Path) -> None:
         read_series(str(path), "", HOUR)
 
 
-def test_prices_need_a_file_when_they_are_a_column(scenario: Scenario) -> None:
-    data = scenario.data.model_copy(update={"prices": None, "price": "spot"})
-    with pytest.raises(ValueError, match=r"data\.prices is missing: name the file that holds spot_usd_per_mwh"):
-        load_profiles(scenario.model_copy(update={"data": data}))
+def test_prices_need_a_file_only_when_they_are_a_column() -> None:
+    message = "data: prices is missing, and price: spot is a column: set prices to .*, or price to tou or a number"
+    with pytest.raises(ValueError, match=message):
+        load_scenario("ieee34_ieee13", {"data": {"prices": None, "price": "spot"}})
+    for price in ("tou", "45"):
+        without = load_profiles(load_scenario("ieee34_ieee13", {"data": {"prices": None, "price": price}}))
+        assert torch.equal(
+            without.price, load_profiles(load_scenario("ieee34_ieee13", {"data": {"price": price}})).price
+        )
 
 
 def test_a_file_shorter_than_a_day_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"whole days, got 6 rows from .*, 0.25 days; cut it"):
+    with pytest.raises(ValueError, match=r"whole days, got 6 rows from .*, 0.25 days; give 24 rows a day"):
         read_series(str(day_csv(tmp_path, rows=6)), "", HOUR)
 
 

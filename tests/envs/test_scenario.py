@@ -21,8 +21,8 @@ DEFAULT = DATA / "scenarios" / "ieee34_ieee13.yaml"
         ({"safety": {"vmin": 0.9}}, "unknown key 'safety.vmin'"),
         ({"microgrids": {"MG1": {"battery": {"soc": 1}}}}, "unknown key 'microgrids.MG1.battery.soc'"),
         ({"microgrids": {"MG4": {"bus": "840"}}}, "key 'microgrids.MG4.network' is missing: add it"),
-        ({"horizon": "month"}, "horizon: Input should be 'day' or 'week', got 'month'"),
-        ({"settlement": "none"}, "settlement: Input should be 'community' or 'individual', got 'none'"),
+        ({"horizon": "month"}, "horizon: must be 'day' or 'week', got 'month'"),
+        ({"settlement": "none"}, "settlement: must be 'community' or 'individual', got 'none'"),
         ({"dt_h": 0.5}, "dt_h: .*must be 1.0 or 0.25 hours, got 0.5"),
         (
             {"microgrids": {"MG2": {"pv": {"p_max_mw": -0.1}}}},

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import envs
-from envs.composition import build_network, scenario_tables
+from envs.composition import build_network, capacitor_buses, scenario_tables
 from envs.devices import Applied, Devices
 from envs.grid import Grid
 from envs.power import Network, solve_power_flow
@@ -212,6 +212,30 @@ def test_a_pandapower_feeder_takes_capacitors_regulators_and_copies(tmp_path: An
 def test_an_impossible_pandapower_feeder_is_an_error(feeder: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         envs.make("case33bw", feeder=feeder)
+
+
+def test_a_feeder_is_the_tree_of_the_chosen_external_grid(tmp_path: Any) -> None:
+    net: Any = pn.case33bw()
+    other, end = pp.create_bus(net, 12.66), pp.create_bus(net, 12.66)
+    pp.create_ext_grid(net, other, name="north")
+    pp.create_line_from_parameters(net, other, end, 1.0, 0.2, 0.3, 0.0, 0.4)
+    pp.create_shunt(net, end, q_mvar=-0.2, name="bank", step=1)
+    pp.to_json(net, str(tmp_path / "two.json"))
+    feeder = {"network": str(tmp_path / "two.json")}
+    with pytest.raises(ValueError, match=r"several external grids .*; choose the tree of one with feeder\.ext_grid: 0"):
+        envs.make("case33bw", feeder=feeder)
+    chosen, plain = (build_network(load_scenario("case33bw", {"feeder": f})) for f in (feeder | {"ext_grid": 0}, {}))
+    assert chosen.bus_index == plain.bus_index
+    assert torch.equal(chosen.load_p_mw, plain.load_p_mw)
+    assert capacitor_buses(load_scenario("case33bw", {"feeder": feeder | {"ext_grid": 0}}), chosen) == capacitor_buses(
+        load_scenario("case33bw"), plain
+    ), "the other tree's bank is left out"
+    at_end = {name: {"bus": str(end)} for name in ("MG1", "MG2", "MG3")}
+    north = load_scenario("case33bw", {"feeder": feeder | {"ext_grid": "north"}, "microgrids": at_end})
+    assert [bus for bus in build_network(north).bus_index if str(bus).startswith("DSO.")] == [
+        f"DSO.{other}",
+        f"DSO.{end}",
+    ]
 
 
 def test_static_generators_of_a_feeder_are_refused_not_dropped(tmp_path: Any) -> None:

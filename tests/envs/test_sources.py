@@ -194,6 +194,15 @@ def test_mean_profiles_weigh_elements_in_service_by_rated_power() -> None:
     assert list(columns) == ["load_all", "pv_all", "wind_all", "load_G1-B", "load_H0-A", "PV1", "PV4", "WP2"]
 
 
+def test_a_wind_profile_that_falls_below_nothing_is_cut_to_it() -> None:
+    net = small_grid()
+    net.profiles["renewables"].loc[3, "WP2"] = -1e-5  # as WP4 of SimBench
+    columns = profile_columns(net)
+    assert columns["wind_all"][3] == columns["WP2"][3] == 0.0
+    assert (columns["WP2"] >= 0).all()
+    assert net.profiles["renewables"].loc[3, "WP2"] == -1e-5
+
+
 def test_every_element_follows_its_own_profile() -> None:
     net = small_grid()
     network, injections = injections_of(net)

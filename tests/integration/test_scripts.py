@@ -80,6 +80,14 @@ def test_a_network_that_no_bound_covers_has_a_cost_but_no_score(script: Any, mon
         envs.baselines.make_baseline("mpc", env)
 
 
+def test_a_trial_run_solves_no_bounds(script: Any) -> None:
+    del script
+    notes: list[str] = []
+    importlib.import_module("environments.microgrid").complete_reference(env := other_env(), notes.append, solve=False)
+    assert notes == ["the score is -J: no bounds are shipped for this scenario, and --test does not solve them"]
+    assert env.reference is None
+
+
 @pytest.mark.usefixtures("without_extra")
 def test_without_the_extra_training_says_how_to_get_a_score(script: Any) -> None:
     del script
@@ -91,7 +99,7 @@ def test_without_the_extra_training_says_how_to_get_a_score(script: Any) -> None
 
 def test_only_a_shipped_reference_is_made_anew_in_place(script: Any) -> None:
     del script
-    with pytest.raises(ValueError, match=r"--scenario must be ieee34_ieee13, or go with --out; got mine\.yaml"):
+    with pytest.raises(ValueError, match=r"--scenario must be ieee34_ieee13 as shipped, or go with .*; got mine\.yaml"):
         importlib.import_module("reference").main(["--scenario", "mine.yaml"])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.baselines.day_data import day_data
 from envs.baselines.distflow import DistFlow, bill_pieces
+from envs.baselines.parties import billed_parties
 from envs.baselines.tree import Tree, check_provable
 from envs.composition import build_network
 from envs.grid import GridState
@@ -71,8 +72,8 @@ def _assign(model: DistFlow, found: dict[str, np.ndarray]) -> None:
     model.over.value = (found["v"] - limits.v_max_pu**2).clip(min=0)
     model.overload.value = (found["l"] / model.tree.rating2_pu - 1).clip(min=0)
     model.peak.value = max(float(found["head_p"].max()), 0.0)
-    model.shortfall.value = (1.0 - found["energy_after"][-1]).clip(min=0)
-    power = found["party"] if scenario.settlement == "individual" else found["head_p"][:, None]
+    model.shortfall.value = (model.day.initial_energy_mwh - found["energy_after"][-1]).clip(min=0)
+    power = found["party"] @ billed_parties(scenario).T
     rate = np.where(power > 0, 1.0, scenario.tariff.export_share)
     model.bill.value = scenario.dt_h * model.day.price[:, None] * rate * power
 

@@ -72,14 +72,14 @@ def test_the_range_of_exchange_adds_up_load_and_devices() -> None:
 @pytest.mark.parametrize("target", [1.6, -0.7])
 def test_an_unreachable_set_point_names_the_microgrid_its_range_and_the_value(target: float) -> None:
     points = setpoint.target_points(AGENTS, {"MG1": 0.0, "MG2": target})
-    with pytest.raises(ValueError, match=rf"target of MG2 .*unreachable set-point.* -0.600 to 1.500 MW.*{target}"):
+    with pytest.raises(ValueError, match=rf"target_mw.MG2 is an unreachable set-point.* -0.600 to 1.500 MW.*{target}"):
         setpoint.check_reachable(AGENTS, points, REACH)
 
 
 def test_an_import_limit_is_unreachable_only_from_below() -> None:
     setpoint.check_reachable(AGENTS, setpoint.capacity_points(AGENTS, 90.0), REACH)
     forced_export = setpoint.SetPoints(row(-inf, -inf, -inf)[0], row(1.0, 1.0, -0.5)[0], row(1.0, 1.0, 1.0)[0])
-    with pytest.raises(ValueError, match=r"import limit of MG3 .* -0.400 to 1.100 MW.*-0.500"):
+    with pytest.raises(ValueError, match=r"capacity_mw \* share.MG3 is an unreachable .* -0.400 to 1.100 MW.*-0.500"):
         setpoint.check_reachable(AGENTS, forced_export, REACH)
 
 
