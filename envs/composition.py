@@ -7,11 +7,12 @@ joins as a `Network` (`feeder_network.py`).
 from dataclasses import replace
 
 from envs.connection import hang, is_pandapower, near_names, scaled_tables, with_regulators
-from envs.feeder_network import build_on_pandapower, capacitor_banks
+from envs.feeder_network import build_on_pandapower, pandapower_banks
 from envs.power.from_tables import network_from_tables
 from envs.power.network import BASE_MVA, Network
-from envs.power.tables import Switch, Tables
+from envs.power.tables import Capacitor, Switch, Tables
 from envs.scenario import Scenario
+from envs.scenario_parts import Feeder
 
 LARGEST_SHARE = 20.0  # of a device's power in the rating of its microgrid's transformer; units are a thousand apart
 DEVICE_KINDS = ("battery", "generator", "pv", "wind")
@@ -58,16 +59,17 @@ def scenario_tables(scenario: Scenario) -> Tables:
 
 def capacitor_buses(scenario: Scenario, net: Network) -> list[tuple[int, bool]]:
     """Position in `net` of every capacitor bank, and whether it is switched on; for pictures."""
-    feeder = scenario.feeder
-    if is_pandapower(feeder.network):
-        own = capacitor_banks(feeder)
-    else:
-        own = [(bank.bus, bank.default_step > 0) for bank in scaled_tables(feeder).capacitors]
+    own = [(bank.bus, bank.default_step > 0) for bank in feeder_banks(scenario.feeder)]
     banks = [(f"{prefix}.{bus}", is_on) for prefix in scenario.feeders() for bus, is_on in own]
     for name, grid in scenario.microgrids.items():
         banks += [(f"{name}.{bank.bus}", bank.default_step > 0) for bank in scaled_tables(grid).capacitors]
     # a bank behind another external grid of a pandapower network is not part of this tree
     return [(net.position(bus), is_on) for bus, is_on in banks if bus in net.alias]
+
+
+def feeder_banks(feeder: Feeder) -> list[Capacitor]:
+    """The feeder's capacitor banks with the scenario's steps; buses without prefix."""
+    return pandapower_banks(feeder) if is_pandapower(feeder.network) else list(scaled_tables(feeder).capacitors)
 
 
 def _on_one_substation(feeders: list[Tables], scenario: Scenario) -> Tables:

@@ -195,7 +195,7 @@ class Coordination:
         posted = price_signal.adder(multipliers, cap_usd_per_mwh=rule.cap_usd_per_mwh)
         paid = price_signal.settlement(grid.party_p_mw[:, 1:], posted, dt_h=dt_h)
         found = price_signal.measure_violations(
-            grid.v_pu,
+            self._grid.live_v_pu(grid),
             grid.loading_squared,
             grid.branch_p_mw,
             grid.converged,

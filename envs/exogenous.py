@@ -6,7 +6,7 @@ physics, billing and `observations.py`.
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,29 @@ class ExogenousDay:
     yesterday_load: Tensor  # (B, 1 + A, H)
     yesterday_renewables_mw: Tensor  # (B, 2A, H)
     weekday: Tensor  # (B,) int64, Monday 0
+    events: EventDraw | None = None
+    """What happens on the day; prices and PV have it in."""
+
+
+class DeviceDay(NamedTuple):
+    """A day's inputs of the physics on the env's device, by step."""
+
+    price: Tensor  # (H, B)
+    load: Tensor  # (H, B, 1 + A)
+    pv_mw: Tensor  # (H, B, A)
+    wind_mw: Tensor  # (H, B, A)
+    highest_price: Tensor  # (B,)
+
+    @classmethod
+    def of(cls, day: ExogenousDay, device: torch.device, dtype: torch.dtype) -> "DeviceDay":
+        """Move a day to a device, steps first."""
+
+        def by_step(values: Tensor) -> Tensor:
+            return values.to(device, dtype).movedim(-1, 0).contiguous()
+
+        pv_mw, wind_mw = by_step(day.renewables_mw).chunk(2, -1)
+        price = by_step(day.price)
+        return cls(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
 
 
 class DayDrawer:
@@ -128,6 +151,7 @@ class DayDrawer:
             yesterday_load=data.load[yesterday] * load_factor,
             yesterday_renewables_mw=available_mw(yesterday, before),
             weekday=data.weekday[self._day],
+            events=events,
         )
 
     def events_today(self) -> EventDraw | None:

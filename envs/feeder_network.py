@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from envs.connection import PANDAPOWER, hang, kv_of
 from envs.power.builder import Branch, NetworkBuilder
 from envs.power.from_tables import network_from_tables
 from envs.power.network import Network
-from envs.power.tables import Tables
+from envs.power.tables import Capacitor, Tables
 from envs.scenario import Scenario
 from envs.scenario_parts import Feeder
 
@@ -136,10 +137,13 @@ def _add(builder: NetworkBuilder, net: Network, area: str, prefix: str = "") -> 
                 b=names[j],
                 z_pu=complex(net.z_pu[j]) * abs(k) ** 2,
                 ratio=1 / k,
+                y_a_pu=complex(net.y_parent_pu[j]),
+                y_b_pu=complex(net.y_child_pu[j]),
                 rating_pu=float(net.rating_pu[j]),
                 is_trafo=bool(net.is_trafo[j]),
                 regulator=regulators.get(j),
-            )
+            ),
+            shunts_counted=True,  # in `net.y_pu`
         )
 
 
@@ -156,9 +160,17 @@ def _set_shunts(net: Any, feeder: Feeder) -> None:
         net.shunt.loc[rows, "step"] = steps
 
 
-def capacitor_banks(feeder: Feeder) -> list[tuple[str, bool]]:
-    """Bus of every capacitive shunt in service of a pandapower feeder, and whether it is switched on."""
+def pandapower_banks(feeder: Feeder) -> list[Capacitor]:
+    """The capacitive shunts in service of a pandapower feeder, with the scenario's steps; 'shunt 3' without a name."""
     net = read_pandapower(feeder.network)
     _set_shunts(net, feeder)
     banks = net.shunt[net.shunt.in_service & (net.shunt.q_mvar < 0)]
-    return [(str(row.bus), row.step > 0) for row in banks.itertuples()]
+    found = []
+    for row in banks.itertuples():
+        kv = float(net.bus.at[row.bus, "vn_kv"])
+        steps = max(int(row.max_step), int(row.step), 1)
+        # q_mvar is that of one step at the shunt's rated voltage
+        q_mvar = -float(row.q_mvar) * steps * (kv / (kv if isnan(row.vn_kv) else float(row.vn_kv))) ** 2
+        name, own = row.name or f"shunt {row.Index}", {"n_steps": steps, "default_step": int(row.step)}
+        found.append(Capacitor(name=name, bus=str(row.bus), q_mvar_capacitive=q_mvar, **own))
+    return found

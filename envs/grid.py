@@ -13,6 +13,7 @@ from torch import Tensor
 from envs.devices import Applied
 from envs.power.flow import FlowSolver, FlowState, Load
 from envs.power.network import BASE_MVA, Network
+from envs.power.outage import Outages
 from envs.power.regulators import TapSettler
 from envs.scenario import Safety, Scenario
 
@@ -31,6 +32,25 @@ class GridState(NamedTuple):
     pcc_q_mvar: Tensor  # (B, A)
     head_p_mw: Tensor  # (B,)
     branch_p_mw: Tensor  # (B, N) into the branch above each bus; (B, 0) unless the scenario's price signal needs it
+    dead: Tensor  # (B, N) bool: no voltage; (B, 0) in a step without faults
+
+
+class Interruption(NamedTuple):
+    """What the faults of one step separate (faults.py)."""
+
+    is_open: Tensor  # (B, N) bool: the branch above the bus is out of service
+    unfed: Tensor  # (B, N) bool: no way to the source
+    dead: Tensor  # (B, N) bool: unfed, and not in an island that lives
+    islanded: Tensor  # (B, A) bool: lives as an island
+    v_pu: Tensor  # (B, N) in living islands, 0 elsewhere
+    loading_squared: Tensor  # (B, N) likewise
+
+
+class Control(NamedTuple):
+    """What an operator sets in each copy, for one step."""
+
+    b_pu: Tensor  # (B, N) susceptance of capacitors besides the network's own
+    target_pu: Tensor  # (B, R) voltages that the regulators hold
 
 
 class Grid:
@@ -42,6 +62,9 @@ class Grid:
         self._safety = scenario.safety
         self._solver = FlowSolver(net, device, dtype)
         self._settler = TapSettler(net, self._solver)
+        self.outages = Outages(net, device, dtype)
+        self._regulated = torch.tensor([r.bus for r in net.regulators], dtype=torch.int64, device=device)
+        self._neutral_v_pu = min(max(1.0, scenario.safety.v_min_pu), scenario.safety.v_max_pu)
         self.area_load_mw = area_load_mw(net, self.area_names)
         area = torch.tensor([self.area_names.index(name) for name in net.areas])
         member = torch.nn.functional.one_hot(area, len(self.area_names)).to(torch.float64)  # (N, 1 + A)
@@ -76,6 +99,8 @@ class Grid:
         last: GridState | None,
         tolerance_pu: float,
         plant_q_mvar: Tensor | None = None,
+        control: Control | None = None,
+        cut: Interruption | None = None,
     ) -> GridState:
         """Settle taps and flow for one step.
 
@@ -85,6 +110,8 @@ class Grid:
             last: the previous step's state (start of taps and voltages); None: taps 0, no load.
             tolerance_pu: of the power flow.
             plant_q_mvar: (B, 2A) that PV and wind inject; None: nothing.
+            control: capacitors and targets of each copy; None: those of the scenario.
+            cut: what faults separate; None: nothing.
         """
         p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
         p = load @ self._load_p + p_mw @ self._device_p  # (B, N) consumption
@@ -95,8 +122,16 @@ class Grid:
             tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
             tap, u_init = last.tap, last.flow.u
-        drawn = self._solver.load(p, q)
-        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init)
+        if cut is None:
+            drawn, frozen = self._solver.load(p, q), None
+        else:
+            drawn = self.outages.load(p, q, cut.is_open, cut.unfed)
+            frozen = cut.unfed[:, self._regulated]
+        target_pu = None
+        if control is not None:
+            b_pu = control.b_pu if cut is None else torch.where(cut.unfed, 0.0, control.b_pu)
+            drawn, target_pu = drawn._replace(b=drawn.b + b_pu), control.target_pu
+        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, target_pu, frozen)
         converged = settled.flow.converged
         flow, new_tap = settled.flow, settled.tap
         if not converged.all():
@@ -104,9 +139,9 @@ class Grid:
             old = FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps)
             flow = _where(converged, flow, old)
             new_tap = torch.where(converged[:, None], new_tap, tap)
-        return self._measure(drawn, new_tap, flow)
+        return self._measure(drawn, new_tap, flow, cut)
 
-    def _measure(self, load: Load, tap: Tensor, flow: FlowState) -> GridState:
+    def _measure(self, load: Load, tap: Tensor, flow: FlowState, cut: Interruption | None) -> GridState:
         converged = flow.converged[:, None]
         currents = self._solver.currents(flow, load)
         pcc_p, pcc_q = currents.power(self._pcc)
@@ -114,17 +149,23 @@ class Grid:
         sums_p, sums_q = load.p @ self._own, load.q @ self._own
         pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
         head_p = torch.where(converged, head_p, load.p.sum(-1, keepdim=True))
-        loading_squared = torch.where(converged, currents.i_squared_pu / self._solver.rating_pu.square(), 0.0)
+        v_pu, loading_squared = self._solver.v_squared(flow).sqrt(), currents.i_squared_pu
+        loading_squared = loading_squared / self._solver.rating_pu.square()
+        if cut is not None:
+            v_pu = torch.where(cut.unfed, cut.v_pu, v_pu)
+            loading_squared = torch.where(cut.unfed, cut.loading_squared, loading_squared)
+        loading_squared = torch.where(converged, loading_squared, 0.0)
         return GridState(
             tap=tap,
             flow=flow,
             converged=flow.converged,
-            v_pu=self._solver.v_squared(flow).sqrt(),
+            v_pu=v_pu,
             loading_squared=loading_squared,
             party_p_mw=torch.cat([head_p - pcc_p.sum(-1, keepdim=True), pcc_p], -1) * BASE_MVA,
             pcc_q_mvar=torch.where(converged, pcc_q, sums_q[:, 1:]) * BASE_MVA,
             head_p_mw=head_p[:, 0] * BASE_MVA,
             branch_p_mw=currents.power(self._measured)[0] * BASE_MVA,
+            dead=converged[:, :0] if cut is None else cut.dead,
         )
 
     def safety_penalty(self, state: GridState, dt_h: float) -> Tensor:
@@ -134,7 +175,7 @@ class Grid:
         A failed flow has no voltages to judge; it pays `failed_flow_usd_per_h` instead.
         """
         limits: Safety = self._safety
-        v2 = state.v_pu.square()
+        v2 = self.live_v_pu(state).square()
         over, under = (v2 - limits.v_max_pu**2).clamp(min=0.0), (limits.v_min_pu**2 - v2).clamp(min=0.0)
         voltage = limits.voltage_usd_per_h * 0.5 * (over + under)
         current = limits.current_usd_per_h * 0.5 * (state.loading_squared - 1.0).clamp(min=0.0)
@@ -144,7 +185,7 @@ class Grid:
     def violating(self, state: GridState) -> Tensor:
         """(B,) bool: a voltage or loading beyond its limit by more than the margin, or a failed flow."""
         limits = self._safety
-        v = state.v_pu[:, 1:]
+        v = self.live_v_pu(state)[:, 1:]
         outside = (v < limits.v_min_pu - VOLTAGE_MARGIN_PU) | (v > limits.v_max_pu + VOLTAGE_MARGIN_PU)
         return outside.any(-1) | self.overloaded(state) | ~state.converged
 
@@ -153,13 +194,45 @@ class Grid:
         return (state.loading_squared > (1 + CURRENT_MARGIN) ** 2).any(-1)
 
     def voltage_range(self, state: GridState) -> tuple[Tensor, Tensor]:
-        """Lowest and highest voltage of each area, (B, 1 + A) each."""
-        v = state.v_pu[:, self._area_buses]
-        return v.amin(-1), v.amax(-1)
+        """Lowest and highest voltage of each area's live buses, (B, 1 + A) each; neutral where none lives."""
+        return self._range(state, self._area_buses)
+
+    def lowest_and_highest(self, state: GridState) -> tuple[Tensor, Tensor]:
+        """The same over all buses below the slack bus, (B,) each."""
+        return self._range(state, slice(1, None))
+
+    def _range(self, state: GridState, buses: Tensor | slice) -> tuple[Tensor, Tensor]:
+        v = state.v_pu[:, buses]
+        if not state.dead.shape[1]:
+            return v.amin(-1), v.amax(-1)
+        dead = state.dead[:, buses]
+        low, high = torch.where(dead, torch.inf, v).amin(-1), torch.where(dead, -torch.inf, v).amax(-1)
+        none = dead.all(-1)
+        return torch.where(none, self._neutral_v_pu, low), torch.where(none, self._neutral_v_pu, high)
+
+    def live_v_pu(self, state: GridState) -> Tensor:
+        """(B, N) voltages; a dead bus has 1 pu (or the limit next to it), which nobody judges or reacts to."""
+        return torch.where(state.dead, self._neutral_v_pu, state.v_pu) if state.dead.shape[1] else state.v_pu
+
+    def live_share(self, state: GridState) -> Tensor:
+        """(B, 1 + A) share of each area's buses that have voltage."""
+        if not state.dead.shape[1]:
+            return torch.ones_like(state.party_p_mw)
+        return (~state.dead).to(self._own) @ self._own / self._own.sum(0)
+
+    def unserved_mw(self, load: Tensor, state: GridState) -> Tensor:
+        """(B, 1 + A) load of each area at dead buses, from the multipliers (B, 1 + A)."""
+        if not state.dead.shape[1]:
+            return torch.zeros_like(load)
+        return load * (state.dead.to(load) @ self._load_p.T) * BASE_MVA
+
+    def draw(self, load: Tensor) -> tuple[Tensor, Tensor]:
+        """P and Q of the loads, (B, N) pu each, from the multipliers (B, 1 + A)."""
+        return load @ self._load_p, load @ self._load_q
 
     def plant_voltage(self, state: GridState) -> Tensor:
         """(B, 2A) pu at each PV plant's bus, then each wind plant's."""
-        return state.v_pu[:, self._plant_buses]
+        return self.live_v_pu(state)[:, self._plant_buses]
 
     def tap_position(self, state: GridState) -> Tensor:
         """(B, R) taps as a share of their range, in [-1, 1]."""

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from envs.coordination import protocol_metrics
 from envs.devices import Applied, device_metrics
+from envs.dso_agent import dso_metrics
+from envs.faults import fault_metrics
 from envs.grid import Grid, GridState
 from envs.rewards import Ledger
 from envs.scenario import Scenario
@@ -18,6 +20,7 @@ _REST = (
     MetricSpec(name="generator_usd", unit="$", reduce="sum"),
     MetricSpec(name="demand_usd", unit="$", reduce="sum"),
     MetricSpec(name="terminal_usd", unit="$", reduce="sum"),
+    MetricSpec(name="feeder_usd", unit="$", reduce="sum"),
     MetricSpec(name="violating", unit="share of steps", reduce="mean", column="Violations", format=".2%", group="grid"),
     MetricSpec(name="overloaded", unit="share of steps", reduce="mean", group="grid"),
     MetricSpec(name="not_converged", unit="share of steps", reduce="mean", group="grid"),
@@ -34,13 +37,14 @@ _REST = (
 def metric_specs(scenario: Scenario) -> tuple[MetricSpec, ...]:
     """All metrics, those of device options and protocols last; dollars are summed over an episode (day or week)."""
     cost = MetricSpec(name="cost_usd", unit="$", reduce="sum", column=f"Cost $/{scenario.horizon}")
-    return (cost, *_REST, *device_metrics(scenario), *protocol_metrics(scenario))
+    options = (*device_metrics(scenario), *dso_metrics(scenario))
+    return (cost, *_REST, *options, *protocol_metrics(scenario), *fault_metrics(scenario))
 
 
 def step_metrics(
     ledger: Ledger, grid: Grid, before: GridState, after: GridState, requested: Applied, applied: Applied
 ) -> dict[str, Tensor]:
-    """All metrics of one step but the mean energy and those of options and protocols, in the order of `metric_specs`.
+    """The metrics of every scenario but the mean energy, in the order of `metric_specs`.
 
     Args:
         ledger: the step's dollars.
@@ -50,7 +54,7 @@ def step_metrics(
         requested: powers asked for.
         applied: powers after clipping.
     """
-    v_pu = after.v_pu[:, 1:]  # the slack bus has no limits
+    v_min_pu, v_max_pu = grid.lowest_and_highest(after)  # the slack bus has no limits
     return {
         "cost_usd": ledger.cost(),
         "penalty_usd": ledger.penalty(),
@@ -58,11 +62,12 @@ def step_metrics(
         "generator_usd": ledger.generator_usd.sum(-1),
         "demand_usd": ledger.demand_usd.sum(-1),
         "terminal_usd": ledger.terminal_usd.sum(-1),
-        "violating": grid.violating(after).to(v_pu),
-        "overloaded": grid.overloaded(after).to(v_pu),
-        "not_converged": (~after.converged).to(v_pu),
-        "v_min_pu": v_pu.amin(-1),
-        "v_max_pu": v_pu.amax(-1),
+        "feeder_usd": (ledger.energy_usd + ledger.demand_usd)[:, 0],  # its own bill, a part of cost_usd
+        "violating": grid.violating(after).to(v_min_pu),
+        "overloaded": grid.overloaded(after).to(v_min_pu),
+        "not_converged": (~after.converged).to(v_min_pu),
+        "v_min_pu": v_min_pu,
+        "v_max_pu": v_max_pu,
         "loading_max": after.loading_squared.amax(-1).sqrt(),
         "head_peak_mw": after.head_p_mw,
         "tap_changes": (after.tap - before.tap).abs().sum(-1),

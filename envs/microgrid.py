@@ -7,7 +7,7 @@ is known without asking the device.
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -15,39 +15,29 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from envs.actions import ActionLayout
 from envs.composition import build_network
-from envs.coordination import Coordination, CoordinationState
+from envs.coordination import CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
-from envs.devices import Applied, Devices, DeviceState, Present
-from envs.exogenous import DayDrawer
+from envs.devices import Applied, DeviceState, Present
+from envs.exogenous import DayDrawer, DeviceDay
+from envs.faults import event_plan
 from envs.figures import day_figures
-from envs.grid import Grid, GridState
+from envs.grid import GridState
 from envs.metrics import metric_specs, step_metrics
-from envs.observations import Account, DayTables, Observer
+from envs.model import Model
+from envs.observations import Account, DayTables
 from envs.power.flow import FlowState
 from envs.power.network import Network
 from envs.profiles import load_profiles
 from envs.reference import DayReference
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
-from envs.settlement import Settler
 from envs.situation import Situation
 from mappo.vec_env import Step
 
 # power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
 TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DAYS_PER_WEEK = 7
-
-
-class _DeviceDay(NamedTuple):
-    """One day's physics inputs on the env's device, by step."""
-
-    price: Tensor  # (H, B)
-    load: Tensor  # (H, B, 1 + A)
-    pv_mw: Tensor  # (H, B, A)
-    wind_mw: Tensor  # (H, B, A)
-    highest_price: Tensor  # (B,)
 
 
 class MicrogridEnv:
@@ -69,6 +59,8 @@ class MicrogridEnv:
         self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
         self.group_size = 1 if settings.evaluation else settings.group_size
         self._tolerance_pu = _tolerance_pu(settings)
+        net = build_network(scenario)
+        plan = event_plan(scenario, net)
         self._drawer = DayDrawer(
             scenario,
             profiles,
@@ -77,36 +69,29 @@ class MicrogridEnv:
             seed=settings.seed,
             evaluation=settings.evaluation,
             group_size=self.group_size,
+            events=plan,
         )
-        self._grid = Grid(scenario, build_network(scenario), self.device, self._dtype)
-        self._devices = Devices(scenario, self.device, self._dtype, self._grid.area_load_mw[1:])
-        own_load = profiles.load[:, 1:].movedim(1, -1).flatten(0, -2)  # (steps, A)
-        self._coordination = Coordination(
-            scenario, self._grid, self._devices, load_range=(own_load.amin(0), own_load.amax(0))
-        )
-        self._settler = Settler(scenario, self._grid, self._devices, self._coordination)
-        self._observer = Observer(
+        model = Model.of(
             scenario,
-            self._grid,
-            self._devices,
-            settings.critic_state,
-            self._devices.obs_names + self._coordination.obs_names,
+            net,
+            profiles,
+            plan,
+            critic_state=settings.critic_state,
+            device=self.device,
+            dtype=self._dtype,
         )
-        self.obs_names, self.state_names = self._observer.obs_names, self._observer.state_names
-        self.action_layout = ActionLayout(
-            tuple(scenario.microgrids),
-            powers=self._devices.action_names,
-            bids=self._coordination.action_names,
-            choices=self._devices.choices,
-        )
+        self._grid, self._devices, self._coordination, self._faults, self._settler, self._observer, self._dso, _ = model
+        self.action_layout = model.layout
         self.agents, self.action_names = self.action_layout.agents, self.action_layout.names
         self.action_shape = (self.num_envs, len(self.agents), len(self.action_names))
         self.action_spaces = self.action_layout.spaces
         self._mask_columns = self.action_layout.mask_columns
+        self.obs_names = max(map(self.obs_names_of, self.agents), key=len)  # narrower rows are padded
+        self.state_names = (*self._observer.state_names, *self._dso.column_names)
         self.state_dim = len(self.state_names)
-        width = len(self.obs_names)
         self.observation_spaces = {
-            agent: gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32) for agent in self.agents
+            agent: gymnasium.spaces.Box(-np.inf, np.inf, (len(self.obs_names_of(agent)),), np.float32)
+            for agent in self.agents
         }
         self.needs_discount = scenario.horizon == "week"
         self._days_per_episode = DAYS_PER_WEEK if scenario.horizon == "week" else 1
@@ -131,6 +116,14 @@ class MicrogridEnv:
     def dates(self) -> tuple[date, ...]:
         """(B,) calendar date of `day`."""
         return self._drawer.dates
+
+    def obs_names_of(self, agent: str) -> tuple[str, ...]:
+        """Names of one agent's observation columns; `obs_names` are those of the widest."""
+        return self._observer.obs_names if agent in self.scenario.microgrids else self._dso.obs_names
+
+    def dso_settings(self, copy: int = 0) -> dict[str, Any]:
+        """Capacitor steps and regulator targets in force in one copy, by name; empty where the DSO is no agent."""
+        return self._dso.info(self._dso_choices[copy])
 
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available, a bid in the middle."""
@@ -183,21 +176,27 @@ class MicrogridEnv:
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
         used = self._devices.use(chosen, self._present(now, settled), self._device_state)
+        used, cut = self._faults.meet(now, used, self._account.energy_mwh, self._tolerance_pu)
         requested, applied = used.requested, used.applied
-        self._grid_state = self._grid.settle(used.load, applied, before, self._tolerance_pu, used.plant_q_mvar)
+        control, switched = self._dso.control(chosen.operator), self._dso.switched(self._dso_choices, chosen.operator)
+        self._dso_choices = chosen.operator
+        self._grid_state = self._grid.settle(
+            used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control, cut
+        )
         self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
         energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
         bill = self._settler.bill(
             self._grid_state, self._today.price[now], used, chosen.bids, self._account, self._protocols
         )
-        ledger, self._protocols = bill.ledger, bill.protocols
+        ledger, self._protocols = bill.ledger._replace(switching_usd=switched.usd), bill.protocols
         if settled:
             ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
         self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
         self.applied = applied._asdict() | used.more_applied
         self.requested = requested._asdict() | used.more_requested
         metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
-        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **bill.metrics}
+        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **switched.metrics, **bill.metrics}
+        metrics |= self._faults.metrics(used.load, self._grid_state, ledger, cut)
         if self._trace is not None:
             self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
         if day_over:
@@ -208,7 +207,9 @@ class MicrogridEnv:
         episode_over = self._days_done == self._days_per_episode
         obs, state = self._begin_episode() if episode_over else (final_obs, final_state)
         scale_usd = self.scenario.episode.reward_scale_usd
-        rewards = ledger.rewards(scale_usd=scale_usd, penalty_weight=self.settings.penalty).float()
+        rewards = ledger.rewards(
+            scale_usd=scale_usd, penalty_weight=self.settings.penalty, dso_is_agent=bool(self._dso.choices)
+        ).float()
         none = torch.zeros_like(rewards, dtype=torch.bool)
         return Step(
             obs=obs,
@@ -255,6 +256,7 @@ class MicrogridEnv:
             "days_done": self._days_done,
             "account": self._account._asdict(),
             "devices": self._device_state._asdict(),
+            "dso": self._dso_choices,
             "protocols": self._protocols._asdict(),
             "grid": grid | {"flow": grid["flow"]._asdict()},
         }
@@ -271,6 +273,7 @@ class MicrogridEnv:
         self._hour, self._days_done = state["hour"], state["days_done"]
         self._account = Account(**{name: value.to(self.device) for name, value in state["account"].items()})
         self._device_state = DeviceState(**{k: value.to(self.device) for k, value in state["devices"].items()})
+        self._dso_choices = state["dso"].to(self.device)
         self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
         grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
         flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
@@ -283,6 +286,7 @@ class MicrogridEnv:
         self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
         self._device_state = self._devices.initial(self.num_envs)
         self._protocols = self._coordination.initial(self.num_envs)
+        self._dso_choices = self._dso.initial(self.num_envs)
         self._hour = self._days_done = 0
         self._load_day()
         idle = self._devices.idle_action().expand(self.num_envs, -1, -1).to(self._dtype)
@@ -305,14 +309,9 @@ class MicrogridEnv:
 
     def _load_day(self) -> None:
         self._exogenous = day = self._drawer.today()
-
-        def by_step(values: Tensor) -> Tensor:
-            return values.to(self.device, self._dtype).movedim(-1, 0).contiguous()
-
-        pv_mw, wind_mw = by_step(day.renewables_mw).chunk(2, -1)
-        price = by_step(day.price)
-        self._today = _DeviceDay(price, by_step(day.load), pv_mw, wind_mw, price.amax(0))
+        self._today = DeviceDay.of(day, self.device, self._dtype)
         self._tables: DayTables = self._observer.day_tables(day)
+        self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)
 
@@ -320,7 +319,10 @@ class MicrogridEnv:
         columns = self._protocols.observed
         if self._devices.obs_names:
             columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
-        obs, state = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
+        if self._faults.obs_names:
+            columns = torch.cat([columns, self._faults.observed(self._grid_state)], -1)
+        seen = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
+        obs, state = self._dso.with_own_row(*seen, self._dso_choices)
         return obs.float(), state.float()
 
     def _check_started(self, method: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.devices import Devices
+from envs.events import EventPlan
 from envs.exogenous import ExogenousDay
 from envs.grid import Grid, GridState
 from envs.scenario import Scenario
@@ -26,7 +27,7 @@ VOLTAGE_SCALE_PU = 0.05
 class DayTables(NamedTuple):
     """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left)."""
 
-    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's
+    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's, then those of events
     state: Tensor  # (B, H + 1, F)
 
 
@@ -48,9 +49,10 @@ class Observer:
         devices: Devices,
         critic_state: CriticState,
         protocol_names: tuple[str, ...] = (),
+        events: EventPlan | None = None,
     ) -> None:
         """`protocol_names` are the columns that the protocols add to every agent's observation."""
-        self._protocol_names = protocol_names
+        self._protocol_names, self._events = protocol_names, events
         self._grid, self._devices = grid, devices
         self._privileged = critic_state == "privileged"
         self._per_hour, self._steps = scenario.steps_per_hour, scenario.steps_per_day
@@ -77,8 +79,9 @@ class Observer:
         return (
             "energy_mwh",
             "initial_energy_mwh",
-            *_shared_names(),
+            *shared_names(),
             *_local_names(),
+            *(self._events.obs_names if self._events else ()),
             *local,
             "head_p_mw",
             "peak_mw",
@@ -102,10 +105,11 @@ class Observer:
         taps = [f"tap_{regulator.name}" for regulator in self._grid.net.regulators]
         protocols = [f"{agent}.{name}" for agent in agents for name in self._protocol_names]
         return (
-            *_shared_names(),
+            *shared_names(),
             f"{feeder}.load_mw",
             *each,
             *(future if self._privileged else ()),
+            *(self._events.state_names if self._events else ()),
             *devices,
             *pcc,
             *ranges,
@@ -127,6 +131,9 @@ class Observer:
             today = net_mw[:, self._steps :] / self._scale_mw[1:]
             price = _scaled_price(day.price)[..., None]
             state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
+        if self._events is not None and day.events is not None:
+            own = torch.cat([own, self._events.own_columns(day.events)], -1)
+            state.append(self._events.state_columns(day.events))
         return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
 
     def observe(
@@ -144,7 +151,7 @@ class Observer:
             [
                 state.party_p_mw[:, 1:] / self._pcc_scale_mw,
                 state.pcc_q_mvar / self._pcc_scale_mw,
-                (state.v_pu[:, grid.pcc_buses] - 1) / VOLTAGE_SCALE_PU,
+                (grid.live_v_pu(state)[:, grid.pcc_buses] - 1) / VOLTAGE_SCALE_PU,
             ]
         )  # (3, B, A)
         v_range = (torch.stack(grid.voltage_range(state)) - 1) / VOLTAGE_SCALE_PU  # (2, B, 1 + A)
@@ -229,7 +236,8 @@ def _scaled_price(usd_per_mwh: Tensor) -> Tensor:
     return (usd_per_mwh - PRICE_CENTRE_USD_PER_MWH) / PRICE_SCALE_USD_PER_MWH
 
 
-def _shared_names() -> tuple[str, ...]:
+def shared_names() -> tuple[str, ...]:
+    """Columns that are the same for every agent: calendar and prices."""
     prices = [f"price_usd_per_mwh_plus_{k}h" for k in range(1, PRICE_HOURS + 1)]
     return (
         "day_left_share",

@@ -98,14 +98,17 @@ class MicrogridParallelEnv(ParallelEnv[str, Array, Array]):
         self.unwrapped_env.close()
 
     def _by_agent(self, obs: Tensor) -> dict[str, Array]:
-        return {agent: _array(obs[0, i]) for i, agent in enumerate(self.possible_agents)}
+        widths = [len(self.unwrapped_env.obs_names_of(agent)) for agent in self.possible_agents]
+        return {agent: _array(obs[0, i, : widths[i]]) for i, agent in enumerate(self.possible_agents)}
 
     def _infos(self, metrics: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-        """Requested, applied and clipped powers of each agent, and the community's metrics."""
+        """Requested, applied and clipped powers of each microgrid, the DSO's settings, and the community's metrics."""
         env = self.unwrapped_env
         community = {name: float(value[0]) for name, value in metrics.items()}
         infos: dict[str, dict[str, Any]] = {}
-        for i, agent in enumerate(self.possible_agents):
+        for agent in set(self.possible_agents) - set(env.scenario.microgrids):
+            infos[agent] = {**env.dso_settings(), "metrics": community}
+        for i, agent in enumerate(env.scenario.microgrids):
             requested = {name: float(value[0, i]) for name, value in env.requested.items()}
             applied = {name: float(value[0, i]) for name, value in env.applied.items()}
             clipped = {name: requested[name] - applied[name] for name in applied}

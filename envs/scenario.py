@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from envs.events import Event
 from envs.protocols.settings import Protocols
 from envs.quantities import (
     TIME_OF_USE,
@@ -22,7 +23,7 @@ from envs.quantities import (
     constant_price,
 )
 from envs.scenario_file import DATA, located, merged, problems, read_extended
-from envs.scenario_parts import Feeder, Microgrid, Model
+from envs.scenario_parts import DsoAgentSettings, Feeder, Microgrid, Model
 
 
 class Data(Model):
@@ -90,6 +91,8 @@ class Safety(Model):
     """Multiplies the sum over branches of half the squared loadings' excess over 1."""
     failed_flow_usd_per_h: NonNegative
     """An hour whose power flow has no solution."""
+    lost_load_usd_per_mwh: NonNegative = 5000.0
+    """Value of lost load: what the owner of a load pays while its bus has no voltage (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Safety":
@@ -144,6 +147,10 @@ class Scenario(Model):
     curtailment: bool = False
     """Two more actions per microgrid: curtail PV and wind."""
     protocols: Protocols = Protocols()
+    dso_agent: DsoAgentSettings | None = None
+    """The DSO decides as well, as one more agent named like the feeder; `{}` for all its devices."""
+    events: tuple[Event, ...] = ()
+    """Price spikes, PV dips, outages and islanding, drawn for every day (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _trade(self) -> "Scenario":

@@ -130,7 +130,7 @@ def problems(error: ValidationError) -> str:
     texts = []
     for item in error.errors():
         where = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             texts.append(f"unknown key {where!r}: remove it or correct its spelling")
         elif item["type"] == "missing":
             texts.append(f"key {where!r} is missing: add it")

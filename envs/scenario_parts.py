@@ -50,6 +50,8 @@ class Battery(Model):
     """One-way: eta when charging, 1/eta when discharging."""
     degradation_usd_per_mwh: NonNegative = 0.0
     """Wear, for each MWh charged and each MWh discharged, measured on the AC side."""
+    grid_forming: bool = False
+    """Whether it can keep its microgrid alive as an island (docs/faults.md)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "Battery":
@@ -139,6 +141,34 @@ class Feeder(Model):
     """Bank -> steps switched on; banks not named keep the network's default."""
     regulators: dict[str, RegulatorSettings] = Field(default_factory=dict)
     """Tap changer -> settings; those not named keep the network's."""
+
+
+class DsoAgentSettings(Model):
+    """The DSO as a learning agent: it switches capacitor banks and moves regulator targets (docs/dso-agent.md)."""
+
+    capacitors: tuple[str, ...] | None = None
+    """Banks of the feeder's network that it switches; null: all. With `feeder.copies` those of every feeder."""
+    regulators: tuple[str, ...] | None = None
+    """Tap changers of the feeder whose targets it moves; null: all."""
+    offset_pu: BandPu = 0.00625
+    """Smallest move of a target."""
+    offsets: Annotated[int, Field(ge=1, le=16, strict=True)] = 2
+    """A target is the scenario's + k * offset_pu, k from -offsets to offsets; it must stay within the safety limits."""
+    switching_usd: NonNegative = 0.0
+    """For each capacitor step switched on or off."""
+
+    @model_validator(mode="after")
+    def _devices(self) -> "DsoAgentSettings":
+        for key in ("capacitors", "regulators"):
+            names = getattr(self, key) or ()
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} must name each device once, got {', '.join(names)}")
+        if self.capacitors == () and self.regulators == ():
+            raise ValueError(
+                "capacitors and regulators must not both be empty, got [] and []: name a device, leave a key out for "
+                "all of them, or remove dso_agent"
+            )
+        return self
 
 
 class Microgrid(Model):

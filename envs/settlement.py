@@ -41,7 +41,7 @@ class Settler:
         account: Account,
         before: CoordinationState,
     ) -> Bill:
-        """Everything but the terminal rule.
+        """Everything but the terminal rule and the DSO's switching.
 
         Args:
             grid: settled.
@@ -69,6 +69,10 @@ class Settler:
             degradation_usd=used.costs.degradation_usd,
             shedding_usd=used.costs.shedding_usd,
             failure_usd=scenario.dt_h * scenario.safety.failed_flow_usd_per_h * ~grid.converged,
+            switching_usd=torch.zeros_like(grid.head_p_mw),
+            lost_load_usd=scenario.dt_h
+            * scenario.safety.lost_load_usd_per_mwh
+            * self._grid.unserved_mw(used.load, grid),
         )
         return Bill(ledger, peak_mw, energy.state, energy.metrics)
 

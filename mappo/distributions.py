@@ -273,10 +273,10 @@ class ChoiceHead:
         return Categorical(self._apart(outputs, 0.0), self._apart(action_mask, False), valid)
 
     def outputs_for(self, actions: Tensor) -> Tensor:
-        """Logits that give the choices `actions` (A, H) a probability of one half each: the bias to start with."""
+        """Logits that give the choices `actions` (A, H) a probability of 2/3 each, so that they are also the mode."""
         logits = []
         for size, index in zip(self.sizes, actions.long().unbind(-1), strict=True):
-            logits.append(functional.one_hot(index.clamp(0, size - 1), size) * math.log(max(size - 1, 1)))
+            logits.append(functional.one_hot(index.clamp(0, size - 1), size) * math.log(2 * max(size - 1, 1)))
         return torch.cat(logits, dim=-1)
 
     def spread(self, facts: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
     "rollout": microgrid.rollout,
     "update": microgrid.update,
     "train": microgrid.train,
+    "protocols": microgrid.protocols,
+    "scenarios": microgrid.scenarios,
     "particle": tasks.particle,
     "sharing": tasks.sharing,
     "vmas": vmas_stage.vmas,
@@ -43,9 +45,9 @@ class Args:
     stages: Annotated[tuple[Stage, ...], tyro.conf.Positional] = DEFAULT_STAGES
     """Stages to measure; particle needs mpe2, vmas the extra of that name."""
     scenario: str = "ieee34_ieee13"
-    """Scenario of the microgrid's stages."""
+    """Scenario of the microgrid's stages but scenarios."""
     num_envs: int = 1024
-    """Copies of power flow and env; the other stages use what training does."""
+    """Copies of power flow, env, protocols and scenarios; the other stages use what training does."""
     repetitions: int = 5
     """Timed repetitions after the warm-up."""
     threads: int = 0

@@ -1,16 +1,17 @@
 """Write docs/scenario-reference.md: every key of a scenario file, from the models that check it.
 
-`python scripts/scenario_reference.py` after a change of `envs/scenario.py`, `scenario_parts.py`, `device_options.py` or
-`quantities.py`.
+`python scripts/scenario_reference.py` after a change of `envs/scenario.py`, `scenario_parts.py`, `device_options.py`,
+`events.py` or `quantities.py`.
 """
 
 import ast
 import inspect
 import re
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from textwrap import dedent
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 from pydantic import AfterValidator, BaseModel
@@ -45,7 +46,7 @@ HEADER = """# Scenario file reference
 
 Written by `python scripts/scenario_reference.py` from the models that check a file; do not edit. Unknown keys are
 errors, and so is what breaks a rule; every error names the key. Shipped scenarios and how to write one's own:
-`scenarios.md`. Options of the devices, with their equations: `devices.md`.
+`scenarios.md`. Options of the devices, with their equations: `devices.md`. Events: `faults.md`.
 
 One more key stands beside those of the first table: `extends`, the name of a packaged scenario or the path of a YAML
 file that this one changes. Mappings are merged key by key (a `load_profile` is replaced), so an extension can add a
@@ -55,15 +56,15 @@ microgrid or change a key, but not remove one.
 
 def reference_page() -> str:
     """The page's text."""
-    sections, seen = [HEADER], set[type[BaseModel]]()
-    waiting: list[tuple[str, type[BaseModel]]] = [("", Scenario)]
+    sections, seen = [HEADER], set[type]()
+    waiting: list[tuple[str, type]] = [("", Scenario)]
     while waiting:
         prefix, model = waiting.pop(0)
         if model in seen:
             continue
         seen.add(model)
         sections.append(_section(prefix, model))
-        for name, info in model.model_fields.items():
+        for name, info in _fields(model).items():
             for inner, many in _models(info.annotation):
                 waiting.append((f"{prefix}{name}.{'<name>.' if many else ''}", inner))
     return "\n".join(sections)
@@ -75,19 +76,33 @@ def unit_of(name: str) -> str:
     return UNITS[max(endings, key=len)] if endings else ""
 
 
-def _section(prefix: str, model: type[BaseModel]) -> str:
+def _fields(model: type) -> dict[str, FieldInfo]:
+    """The keys of a model or of a dataclass that a file may hold."""
+    if issubclass(model, BaseModel):
+        return model.model_fields
+    hints = get_type_hints(model)
+    return {
+        item.name: FieldInfo.from_annotation(hints[item.name])
+        if item.default is MISSING
+        else FieldInfo.from_annotated_attribute(hints[item.name], item.default)
+        for item in fields(model)
+    }
+
+
+def _section(prefix: str, model: type) -> str:
     title = f"`{prefix.rstrip('.')}`" if prefix else "Top level"
     texts = _docstrings(model)
     rows = [
         f"| `{name}` | {_type(info.annotation)} | {unit_of(name)} | {', '.join(_rules(info))} | {_default(info)} | "
         f"{texts.get(name, '')} |"
-        for name, info in model.model_fields.items()
+        for name, info in _fields(model).items()
     ]
     head = "| key | type | unit | rule | default | meaning |\n|---|---|---|---|---|---|"
-    return f"## {title}\n\n{_oneline(inspect.getdoc(model) or '')}\n\n{head}\n" + "\n".join(rows) + "\n"
+    about = _oneline((inspect.getdoc(model) or "").partition("Raises:")[0])
+    return f"## {title}\n\n{about}\n\n{head}\n" + "\n".join(rows) + "\n"
 
 
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+def _docstrings(model: type) -> dict[str, str]:
     """Field -> the string below it in the source, on one line."""
     body = ast.parse(dedent(inspect.getsource(model))).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -111,14 +126,18 @@ def _type(annotation: Any) -> str:
         return {Annotated: parts[0], dict: f"mapping of {parts[-1]}", tuple: f"[{', '.join(parts)}]"}[origin]
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in inner if part is not NoneType)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_model(annotation):
         return f"{annotation.__name__} (below)"
     return {"str": "text", "float": "number", "int": "whole number", "bool": "true or false"}[annotation.__name__]
 
 
-def _models(annotation: Any) -> list[tuple[type[BaseModel], bool]]:
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation))
+
+
+def _models(annotation: Any) -> list[tuple[type, bool]]:
     """Models inside an annotation, and whether there are many by name."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_model(annotation):
         return [(annotation, False)]
     many = get_origin(annotation) is dict
     return [(model, many or more) for part in get_args(annotation) for model, more in _models(part)]

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from envs.composition import build_network
+from envs.composition import build_network, feeder_banks
 from envs.grid import connections
 from envs.power.flow import LOW_VOLTAGE_PU
 from envs.power.network import BASE_MVA, Network
@@ -97,6 +97,11 @@ def check_provable(scenario: Scenario, net: Network) -> None:
     Raises:
         ValueError: names the key.
     """
+    if scenario.events:
+        raise ValueError(
+            "bounds are not claimed under faults: the bound's program knows no outage, island or lost load; remove the "
+            "key events for a bound"
+        )
     for name, grid in scenario.microgrids.items():
         for key, option in (
             ("pv.inverter", grid.pv.inverter),
@@ -109,6 +114,12 @@ def check_provable(scenario: Scenario, net: Network) -> None:
                     f"a bound does not cover microgrids.{name}.{key}: its program knows no such freedom, so a policy "
                     "could undercut it; remove the key for a bound"
                 )
+    settings = scenario.dso_agent
+    if settings is not None and settings.capacitors != () and feeder_banks(scenario.feeder):
+        raise ValueError(
+            "a bound does not cover dso_agent.capacitors: its program holds them at the scenario's steps, so a policy "
+            "could undercut it; set dso_agent.capacitors: [] for a bound (regulators may be controlled: taps are free)"
+        )
     check_network(scenario, net)
 
 

@@ -219,6 +219,26 @@ class Devices:
             done = self._inject(done, chosen.powers)
         return self._serve(done, chosen.powers, now) if self.options.demand else done
 
+    def deliver(self, used: Used, applied: Applied, plant_q_mvar: Tensor | None) -> Used:
+        """The step with what faults let the devices deliver: costs, wear and memory follow the real powers.
+
+        Args:
+            used: without faults.
+            applied: powers delivered.
+            plant_q_mvar: (B, 2A) delivered.
+        """
+        p_mw, costs, state, more = applied.generator_p_mw, used.costs, used.state, dict(used.more_applied)
+        # the constant is paid as before: a unit without a grid idles
+        change_usd = self.generator_cost(p_mw) - self.generator_cost(used.applied.generator_p_mw)
+        costs = costs._replace(generator_usd=costs.generator_usd + change_usd)
+        if self.options.commitment or self.options.ramp:
+            state = state._replace(generator_p_mw=p_mw)
+        if plant_q_mvar is not None:
+            names = [f"{kind}_q_mvar" for kind in PLANT_KINDS]
+            more |= dict(zip(names, plant_q_mvar.chunk(2, -1), strict=True))
+        used = used._replace(applied=applied, costs=costs, state=state, plant_q_mvar=plant_q_mvar, more_applied=more)
+        return self._wear(used) if self.options.degradation else used
+
     def _generate(self, done: Used, choices: Tensor) -> Used:
         """Starts, stops and ramps, and what generation costs."""
         options, units, before = self.options, self._units, done.state

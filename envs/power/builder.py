@@ -77,13 +77,14 @@ class NetworkBuilder:
         if keep != drop:
             self._fused[drop] = keep
 
-    def add_branch(self, branch: Branch) -> None:
-        """Add a branch; its end shunts go to the buses."""
+    def add_branch(self, branch: Branch, *, shunts_counted: bool = False) -> None:
+        """Add a branch; its end shunts go to the buses unless those of `add_shunt` hold them already."""
         self.base_kv(branch.a)
         self.base_kv(branch.b)
         self._branches.append(branch)
-        self.add_shunt(branch.a, branch.y_a_pu)
-        self.add_shunt(branch.b, branch.y_b_pu)
+        if not shunts_counted:
+            self.add_shunt(branch.a, branch.y_a_pu)
+            self.add_shunt(branch.b, branch.y_b_pu)
 
     def add_shunt(self, bus: Hashable, y_pu: complex) -> None:
         """Add an admittance at a bus (positive imaginary part: capacitive)."""
@@ -122,6 +123,8 @@ class NetworkBuilder:
             z_pu=torch.tensor([0j] + [row.z_pu for row in rows], dtype=torch.complex128),
             ratio=torch.tensor([1 + 0j] + [row.ratio for row in rows], dtype=torch.complex128),
             y_pu=self._at_buses(self._y, position),
+            y_parent_pu=torch.tensor([0j] + [complex(row.y_parent_pu) for row in rows], dtype=torch.complex128),
+            y_child_pu=torch.tensor([0j] + [complex(row.y_child_pu) for row in rows], dtype=torch.complex128),
             base_kv=torch.tensor([self._base_kv[bus] for bus in order], dtype=torch.float64),
             rating_pu=torch.tensor([float("inf")] + [row.rating_pu for row in rows], dtype=torch.float64),
             is_trafo=torch.tensor([False] + [row.branch.is_trafo for row in rows]),
@@ -182,21 +185,24 @@ class NetworkBuilder:
 
 @dataclass(frozen=True)
 class _RootedBranch:
-    """A branch seen from its parent end: z before an ideal ratio k = V_child / V_parent."""
+    """A branch seen from its parent end: z before an ideal ratio k = V_child / V_parent, and its own end shunts."""
 
     branch: Branch
     z_pu: complex
     ratio: complex
     rating_pu: float
+    y_parent_pu: complex
+    y_child_pu: complex
 
     @classmethod
     def of(cls, branch: Branch, fed_from_a: bool) -> "_RootedBranch":
         ratio = complex(branch.ratio)
         if fed_from_a:  # V_b = V_a / ratio - z I_b  =  (V_a - z |ratio|^2 I_a) / ratio
-            return cls(branch, branch.z_pu * abs(ratio) ** 2, 1 / ratio, branch.rating_pu)
+            z_pu = branch.z_pu * abs(ratio) ** 2
+            return cls(branch, z_pu, 1 / ratio, branch.rating_pu, branch.y_a_pu, branch.y_b_pu)
         if branch.regulator is not None:
             raise ValueError(f"regulator {branch.name} is fed from its secondary side; swap its buses")
-        return cls(branch, branch.z_pu, ratio, branch.rating_pu)
+        return cls(branch, branch.z_pu, ratio, branch.rating_pu, branch.y_b_pu, branch.y_a_pu)
 
 
 def _loop_message(bus: Hashable, source: Hashable, parent: Mapping[Hashable, Hashable]) -> str:

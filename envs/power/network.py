@@ -40,6 +40,8 @@ class Network:
     z_pu: Tensor  # (N,) complex: series impedance above each bus, on the parent side of the ratio; 0 at the slack
     ratio: Tensor  # (N,) complex: V_j / V_parent at no load with neutral taps
     y_pu: Tensor  # (N,) complex: charging and capacitors
+    y_parent_pu: Tensor  # (N,) complex: of `y_pu` at the parent, what belongs to the branch above each bus
+    y_child_pu: Tensor  # (N,) complex: of `y_pu` at the bus itself, what belongs to the branch above it
     base_kv: Tensor  # (N,)
     rating_pu: Tensor  # (N,) current rating of the branch above each bus; inf at the slack and where unknown
     is_trafo: Tensor  # (N,) bool

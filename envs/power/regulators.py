@@ -77,6 +77,7 @@ class TapSettler:
         tolerance_pu: float,
         u_init: Tensor | None = None,
         target_pu: Tensor | None = None,
+        frozen: Tensor | None = None,
     ) -> Settled:
         """Repeat {solve, move taps} until nothing moves; only copies whose taps moved are solved again.
 
@@ -88,6 +89,7 @@ class TapSettler:
             tolerance_pu: of the power flow.
             u_init: (2, C, N) start of the power flow; default no load.
             target_pu: (C, R) to hold in each copy; default the network's.
+            frozen: (C, R) bool: regulators that keep their taps, such as those without voltage; default none.
         """
         solver = self._solver
         target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
@@ -99,6 +101,8 @@ class TapSettler:
             old = taps[rows]
             v_pu = solver.v_squared(part)[:, self._bus].sqrt()
             new = torch.where(part.converged[:, None], self.moved(old, v_pu, target_pu[rows]), old)
+            if frozen is not None:
+                new = torch.where(frozen[rows], old, new)
             changed = (new != old).any(-1)
             rows, new = rows[changed], new[changed]
             if len(rows) == 0:

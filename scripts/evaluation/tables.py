@@ -69,8 +69,19 @@ def footnotes(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
             lines.append("[low, high]: 95 % interval, paired over the same days, bootstrap over whole weeks")
         else:
             lines.append("no intervals: they need days of at least 5 weeks")
+    if more := _beyond_parts(rows):
+        lines[0] = lines[0].replace("penalty", "penalty + what lost load and options of devices cost", 1)
+        lines.append(f"the latter, $/day: {more}")
     lines += sorted({f"rows of several seeds: {row.across} across seeds" for row in rows if row.across})
     return [*lines, *comparison.notes]
+
+
+def _beyond_parts(rows: Sequence[Row]) -> str:
+    """What each policy pays besides `PARTS`; empty where that is rounding."""
+    found = {row.name: row.j_usd - sum(row.parts_usd.values()) for row in rows if row.parts_usd}
+    if not any(abs(usd) > 0.05 for usd in found.values()):
+        return ""
+    return ", ".join(f"{name} {usd:.1f}" for name, usd in found.items())
 
 
 def as_json(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:

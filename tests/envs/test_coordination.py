@@ -82,6 +82,13 @@ def test_the_posted_price_is_observed_before_it_is_paid() -> None:
     assert second.metrics["congestion_usd"].min() > 0, "who goes on exporting pays for it"
 
 
+def test_a_community_that_does_nothing_is_never_charged_for_congestion() -> None:
+    env = envs.make(split="test", evaluation=True, protocols=PRICE)
+    env.reset()
+    steps = [env.step(env.idle_action()) for _ in range(24)]
+    assert all(step.metrics["dso_adder_usd_per_mwh"].eq(0).all() for step in steps)
+
+
 def test_a_set_point_and_its_deviation_are_observed() -> None:
     env = make({"vertical": "setpoint", "setpoint": {"target_mw": {"MG2": 0.0, "MG3": None}}})
     obs, _ = env.reset()

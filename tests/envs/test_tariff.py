@@ -102,12 +102,18 @@ def test_rewards_split_the_ledger_by_hand() -> None:
         degradation_usd=row(0, 3, 0),
         shedding_usd=row(0, 0, 8),
         failure_usd=row(0)[0],
+        switching_usd=row(3)[0],
+        lost_load_usd=row(6, 0, 0, 4),
     )
-    assert ledger.cost().item() == 55 + 6 + 15 + 7 + 2 + 3 + 8
+    assert ledger.cost().item() == 55 + 6 + 15 + 7 + 2 + 3 + 8 + 3 + 10
     assert ledger.penalty().item() == 15
-    common = (30 + 3 + 9) / 3
-    expected = [-(10 + 1 + 4 + 2 + common), -(20 + 2 + 6 + 5 + 7 + 3 + common), -(-5 + 6 + 8 + common)]
+    common = (30 + 3 + 9 + 3 + 6) / 3
+    expected = [-(10 + 1 + 4 + 2 + common), -(20 + 2 + 6 + 5 + 7 + 3 + common), -(-5 + 6 + 8 + 4 + common)]
     assert ledger.rewards(scale_usd=1.0, penalty_weight=1.0)[0].tolist() == pytest.approx(expected)
     weighted = ledger.rewards(scale_usd=100.0, penalty_weight=0.5)[0].tolist()
-    common = (30 + 3 + 4.5) / 3
+    common = (30 + 3 + 4.5 + 3 + 6) / 3
     assert weighted[1] == pytest.approx(-(20 + 2 + 3 + 5 + 7 + 3 + common) / 100)
+    with_dso = ledger.rewards(scale_usd=1.0, penalty_weight=1.0, dso_is_agent=True)[0].tolist()
+    assert with_dso == pytest.approx(
+        [-(10 + 1 + 4 + 2), -(20 + 2 + 6 + 5 + 7 + 3), -(-5 + 6 + 8 + 4), -(30 + 3 + 9 + 3 + 6)]
+    )

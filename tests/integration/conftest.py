@@ -53,12 +53,13 @@ def script() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One iteration each: three seeds of a configuration, another network, another scenario, and weeks."""
+    """One iteration each: three seeds of a configuration, another network, other scenarios, trading, and weeks."""
     folder = tmp_path_factory.mktemp("runs")
     wanted: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         **{f"tiny_s{seed}": ({"seed": seed}, {}) for seed in (1, 2, 3)},
         "wide": ({"hidden_dim": 12}, {}),
         "other": ({}, {"safety": {"v_min_pu": 0.96}}),
+        "trading": ({}, {"settlement": "individual", "protocols": {"horizontal": "p2p"}}),
         "weeks": ({"gamma": 0.99, "num_steps": 24}, {"horizon": "week"}),
     }
     for name, (settings, keys) in wanted.items():

@@ -262,14 +262,14 @@ def test_a_box_starts_at_a_given_action(kind: str, end: float) -> None:
         assert (dist.beta > 1).all()
 
 
-def test_a_choice_starts_at_a_given_option_with_one_half() -> None:
+def test_a_choice_starts_at_a_given_option_with_two_thirds() -> None:
     head, nothing = ChoiceHead((2, 5, 1)), torch.zeros(1, 0)
     logits = head.outputs_for(torch.tensor([[1.0, 3.0, 0.0]]))
     everything: Any = torch.ones(1, 8, dtype=torch.bool)
     dist = head.distribution(logits, nothing, torch.ones(1, 3), nothing, everything)
-    assert dist.mode().tolist()[0][1] == 3
+    assert dist.mode().tolist()[0] == [1, 3, 0]
     probability = torch.stack([dist.log_prob(torch.tensor([[i, 3.0, 0.0]])) for i in (0.0, 1.0)]).exp()
-    torch.testing.assert_close(probability, torch.full((2, 1), 0.25))
+    torch.testing.assert_close(probability, torch.tensor([[2 / 9], [4 / 9]]))
 
 
 def test_log_std_is_clamped() -> None:

@@ -1,5 +1,6 @@
 """The joint optimum without a network: documented values, and that nothing costs less."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -119,7 +120,7 @@ def test_netting_every_party_on_its_own_costs_more() -> None:
 def test_negative_prices_are_bounded_by_the_chord() -> None:
     env, now, ahead = morning(num_envs=20)
     ahead = ahead._replace(price=ahead.price - 80.0)
-    now = now._replace(today=now.today.__class__(**(vars(now.today) | {"price": ahead.price})))
+    now = now._replace(today=replace(now.today, price=ahead.price))
     usd = solved(env, now, ahead).usd
     rng = torch.Generator().manual_seed(1)
     for _ in range(20):

@@ -60,7 +60,8 @@ def test_price_signal_updated_is_capped_above_and_below() -> None:
 
 
 def test_the_adder_decays_once_the_violation_is_over_and_as_fast_in_quarter_hours() -> None:
-    high = price_signal.update(start(), ALL_FINE._replace(v_low=row(0.02, 0.01)), dt_h=1.0)
+    worst = ALL_FINE._replace(v_low=row(0.02, 0.01))
+    high = price_signal.update(start(), worst, dt_h=1.0, voltage_step=1000.0)
     hourly = price_signal.update(high, ALL_FINE, dt_h=1.0, decay_per_h=0.8)
     quarters = high
     for _ in range(4):
