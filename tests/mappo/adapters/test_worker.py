@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from mappo.adapters import PettingZooVecEnv
 from tests.mappo.adapters.test_pettingzoo import play
 from tests.toy_parallel import BrokenEnv, MaskedEnv, MortalParallelEnv, NestedEnv, ToyParallelEnv, fail, vanish
 
+Children = Callable[[], list[BaseProcess]]
+
 
 @pytest.fixture(autouse=True)
-def _no_process_is_left() -> Iterator[None]:
+def new_children() -> Iterator[Children]:
+    """The processes a test has started: other tests' pools (the bounds' solvers) live on in this one."""
     before = set(multiprocessing.active_children())
-    yield
+
+    def new() -> list[BaseProcess]:
+        return [child for child in multiprocessing.active_children() if child not in before]
+
+    yield new
     gc.collect()
-    left = set(multiprocessing.active_children()) - before
-    assert not left, f"left behind: {left}"
+    assert not new(), f"left behind: {new()}"
 
 
 class ManyEnv(NestedEnv):
@@ -74,14 +81,14 @@ def test_masks_deaths_and_resumes_work_in_workers() -> None:
     env.close()
 
 
-def test_an_error_in_a_worker_shows_its_traceback_and_ends_all_workers() -> None:
+def test_an_error_in_a_worker_shows_its_traceback_and_ends_all_workers(new_children: Children) -> None:
     env = PettingZooVecEnv(lambda: BrokenEnv(fail, at=3), 2, num_workers=2)
     with pytest.raises(RuntimeError, match="KeyError: 'the door is locked'") as error:
         play(env, 5)
     assert "in worker 0 (copies 0 to 0)" in str(error.value)
     assert 'raise KeyError("the door is locked")' in str(error.value)
     assert "This happened in copy 0, in its episode 0." in str(error.value)
-    assert not multiprocessing.active_children()
+    assert not new_children()
     env.close()
 
 
@@ -137,10 +144,10 @@ def test_what_cannot_be_pickled_is_refused() -> None:
         PettingZooVecEnv(lambda: (lock, ToyParallelEnv())[1], 1, num_workers=1)
 
 
-def test_workers_ignore_an_interrupt_and_end_with_the_env() -> None:
+def test_workers_ignore_an_interrupt_and_end_with_the_env(new_children: Children) -> None:
     env = PettingZooVecEnv(ToyParallelEnv, 1, num_workers=1)
     env.reset()
-    (child,) = multiprocessing.active_children()
+    (child,) = new_children()
     assert child.pid is not None
     os.kill(child.pid, signal.SIGINT)
     env.step(torch.ones(1, 2, 1))
