@@ -48,7 +48,7 @@ class Mpc:
         env, situation = self._env, self._env.situation()
         ahead = outlook(situation, self._forecast, env.scenario.steps_per_hour)
         answers = solve_all(set_points, env.scenario, day_data(situation, ahead), workers=self._workers)
-        nothing = torch.full((len(env.agents),), torch.nan, dtype=torch.float64)
+        nothing = torch.full((len(env.scenario.microgrids),), torch.nan, dtype=torch.float64)
         first = [
             [nothing] * len(Applied._fields) if plan is None else [values[0] for values in plan] for plan, _ in answers
         ]

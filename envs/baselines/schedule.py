@@ -22,7 +22,7 @@ class Schedule:
     """
 
     def __init__(self, env: MicrogridEnv, set_points: Applied) -> None:
-        wanted = (env.num_envs, len(env.agents), env.scenario.steps_per_day)
+        wanted = (env.num_envs, len(env.scenario.microgrids), env.scenario.steps_per_day)
         if (shape := tuple(set_points.battery_p_mw.shape)) != wanted:
             raise ValueError(
                 f"a schedule for this env must have shape {wanted} (copies, microgrids, steps), got {shape}"

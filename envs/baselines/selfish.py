@@ -30,13 +30,13 @@ class Selfish(Planner):
     """
 
     def __init__(self, env: MicrogridEnv, *, own_peak: bool = True, forecast: Forecast = "persistence") -> None:
-        agents = len(env.agents)
-        self._area_load_mw = area_load_mw(env.network, (env.scenario.feeder.name, *env.agents))
-        parties = np.eye(1 + agents)[1:]  # the feeder's own load is nobody's business
+        names = tuple(env.scenario.microgrids)
+        self._area_load_mw = area_load_mw(env.network, (env.scenario.feeder.name, *names))
+        parties = np.eye(1 + len(names))[1:]  # the feeder's own load is nobody's business
         usd_per_mw = env.scenario.tariff.demand_charge_usd_per_mw if own_peak else 0.0
-        dispatch = Dispatch(env.scenario, self._area_load_mw, Netting(parties, np.eye(agents)), usd_per_mw)
+        dispatch = Dispatch(env.scenario, self._area_load_mw, Netting(parties, np.eye(len(names))), usd_per_mw)
         super().__init__(env, dispatch, forecast)
-        self._own_peak_mw = torch.zeros(env.num_envs, agents, dtype=torch.float64)
+        self._own_peak_mw = torch.zeros(env.num_envs, len(names), dtype=torch.float64)
 
     def _peaks_mw(self, now: Situation, *, new_day: bool) -> Tensor:
         """(B, A) highest own power so far, of the steps since its first action of the day."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.baselines import make_baseline
+from envs.baselines import BASELINES, make_baseline
 from envs.baselines.tree import check_provable
 from envs.composition import build_network, scenario_tables
 from envs.microgrid import MicrogridEnv
@@ -181,11 +181,16 @@ def test_the_pettingzoo_view_tells_steps_and_targets() -> None:
     }
 
 
-def test_baselines_leave_the_dso_idle() -> None:
-    env = envs.make(num_envs=2, split="test", evaluation=True, dso_agent={})
-    obs, _ = env.reset()
-    for name in ("idle", "greedy", "rule"):
-        assert torch.equal(make_baseline(name, env).act(obs)[:, -1], env.idle_action()[-1].expand(2, -1))
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "random"])
+def test_baselines_leave_the_dso_idle_and_do_with_microgrids_what_they_do_without_it(name: str) -> None:
+    env, plain = (envs.make(num_envs=2, split="test", evaluation=True, **keys) for keys in ({"dso_agent": {}}, {}))
+    policy, other = make_baseline(name, env), make_baseline(name, plain)
+    obs, plain_obs = env.reset()[0], plain.reset()[0]
+    for _ in range(2):
+        actions, plain_actions = policy.act(obs), other.act(plain_obs)
+        assert torch.equal(actions[:, -1], env.idle_action()[-1].expand(2, -1))
+        assert torch.equal(actions[:, :-1, : plain_actions.shape[-1]], plain_actions)
+        obs, plain_obs = env.step(actions).obs, plain.step(plain_actions).obs
 
 
 def test_each_feeder_of_a_substation_has_its_own_devices() -> None:
