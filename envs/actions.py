@@ -96,7 +96,8 @@ class ActionLayout:
         copies = len(powers)
         idle = self._idle.to(powers).expand(copies, -1, -1)
         if choices is not None:
-            idle = torch.cat([choices.to(powers), idle[:, self._microgrids :]], 1)
+            idle = idle.clone()
+            idle[:, : self._microgrids, : choices.shape[-1]] = choices.to(powers)  # the DSO may have more of them
         missing_agents, missing = len(self.agents) - self._microgrids, self._boxes - powers.shape[-1]
         return torch.cat([torch.nn.functional.pad(powers, (0, missing, 0, missing_agents)), idle], -1)
 

@@ -183,13 +183,18 @@ def test_the_pettingzoo_view_tells_steps_and_targets() -> None:
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "random"])
 def test_baselines_leave_the_dso_idle_and_do_with_microgrids_what_they_do_without_it(name: str) -> None:
-    env, plain = (envs.make(num_envs=2, split="test", evaluation=True, **keys) for keys in ({"dso_agent": {}}, {}))
+    unit = {"generator": {"commitment": {"p_min_mw": 0.1}}}
+    env, plain = (
+        envs.make(num_envs=1, split="test", evaluation=True, microgrids={"MG2": unit}, **keys)
+        for keys in ({"dso_agent": {}}, {})
+    )
     policy, other = make_baseline(name, env), make_baseline(name, plain)
     obs, plain_obs = env.reset()[0], plain.reset()[0]
     for _ in range(2):
         actions, plain_actions = policy.act(obs), other.act(plain_obs)
-        assert torch.equal(actions[:, -1], env.idle_action()[-1].expand(2, -1))
-        assert torch.equal(actions[:, :-1, : plain_actions.shape[-1]], plain_actions)
+        assert torch.equal(actions[:, -1], env.idle_action()[None, -1])
+        assert plain_actions.shape[-1] == 4  # with the choice to commit, of which the DSO has four
+        assert torch.equal(actions[:, :-1, :4], plain_actions)
         obs, plain_obs = env.step(actions).obs, plain.step(plain_actions).obs
 
 
