@@ -144,7 +144,8 @@ def _draw_voltages(ax: "Axes", day: PlayedDay, copy: int) -> None:
     middle_h: Series = (day.edges_h[:-1] + day.edges_h[1:]) / 2
     for position, area in enumerate((day.scenario.feeder.name, *day.agents)):
         columns = [i for i, owner in enumerate(day.bus_areas) if owner == area]
-        paths = [np.column_stack([middle_h, day.v_pu[:, copy, i]]) for i in columns]
+        voltages = np.where(day.v_pu[:, copy] > 0, day.v_pu[:, copy], np.nan)  # a gap where there is no voltage
+        paths = [np.column_stack([middle_h, voltages[:, i]]) for i in columns]
         lines = LineCollection(paths, colors=area_colour(position), linewidths=0.6, alpha=0.8, label=area)
         ax.add_collection(lines)
     ax.autoscale_view()

@@ -258,7 +258,8 @@ def _options(name: str, args: Args) -> dict[str, Any]:
 
 def _files(comparison: Comparison, rows: Sequence[Row], content: Mapping[str, Any]) -> dict[str, bytes]:
     """Relative name -> content of every file."""
-    days = {} if comparison.reference is None else example_days(comparison.gap_usd(comparison.first_run.name))
+    run = comparison.first_run
+    days = example_days(comparison.gap_usd(run.name) if comparison.reference is not None else run.j_usd)
     pictures = report_pngs(comparison, rows, days)
     return {
         "evaluation.json": (json.dumps(content, indent=2) + "\n").encode(),

@@ -172,10 +172,10 @@ class Comparison:
         return [self.group_row(name) for name in self.groups] + sorted(single, key=lambda row: row.j_usd)
 
 
-def example_days(gap_usd: Tensor) -> dict[str, int]:
-    """Which days to draw: of the median, the least and the largest gap; positions in (D,), without repeats."""
-    order = torch.argsort(torch.where(torch.isfinite(gap_usd), gap_usd, torch.inf), stable=True).tolist()
-    count = int(torch.isfinite(gap_usd).sum())
+def example_days(usd: Tensor) -> dict[str, int]:
+    """Which days to draw: of the median, the least and the largest gap, or J; positions in (D,), without repeats."""
+    order = torch.argsort(torch.where(torch.isfinite(usd), usd, torch.inf), stable=True).tolist()
+    count = int(torch.isfinite(usd).sum())
     if not count:
         return {}
     wanted = {"typical": order[(count - 1) // 2], "best": order[0], "worst": order[count - 1]}

@@ -15,7 +15,7 @@ from .tables import GRID, MONEY, SCORES, title
 from .text import Column, number, seconds, with_content
 
 Pictures = Mapping[str, bytes]
-DAY_TITLES = {"typical": "A typical day (median gap)", "best": "The best day", "worst": "The worst day"}
+DAY_TITLES = {"typical": "A typical day", "best": "The best day", "worst": "The worst day"}
 
 
 def html_report(comparison: Comparison, rows: Sequence[Row], pictures: Pictures, days: Mapping[str, int]) -> str:
@@ -154,22 +154,20 @@ def _days(comparison: Comparison, pictures: Pictures, days: Mapping[str, int]) -
     run, reference = comparison.first_run, comparison.reference
     sections = []
     for label, position in days.items():
-        if f"{label}-dispatch" not in pictures or reference is None:
+        if f"{label}-dispatch" not in pictures:  # a week, of which only totals are kept
             continue
-        gap, bound = float(comparison.gap_usd(run.name)[position]), float(reference.bound_usd[position])
         parts = ", ".join(f"{part} {float(run.parts_usd[part][position]):.1f}" for part in PARTS)
-        text = (
-            f"<p>J {float(run.j_usd[position]):,.1f} $ ({parts}), bound {bound:,.1f} $, gap {gap:.1f} $; "
-            f"doing nothing costs {float(reference.idle_usd[position]):,.1f} $.</p>"
-        )
+        text = f"J {float(run.j_usd[position]):,.1f} $ ({parts})"
+        if reference is not None:
+            gap, bound = float(comparison.gap_usd(run.name)[position]), float(reference.bound_usd[position])
+            text += f", bound {bound:,.1f} $, gap {gap:.1f} $; "
+            text += f"doing nothing costs {float(reference.idle_usd[position]):,.1f} $"
         powers = "Production stacked above zero, charging below; stored energy of all batteries with their limits."
         grid = "Price, head power with its running peak, every bus voltage against the limits, tap positions."
         figures = _figure(pictures, f"{label}-dispatch", powers) + _figure(pictures, f"{label}-grid", grid)
-        heading = f"{DAY_TITLES[label]}: {comparison.dates[position]:%A, %d %B %Y}"
-        sections.append(_section(f"day-{label}", heading, text + figures))
-    if not sections:
-        reason = "Days are compared with the optimum where a bound exists; this evaluation has none."
-        sections.append(_section("day-none", "Single days", f"<p>{reason}</p>"))
+        by = "J" if reference is None else "gap to the bound"
+        heading = f"{DAY_TITLES[label]} by {by}: {comparison.dates[position]:%A, %d %B %Y}"
+        sections.append(_section(f"day-{label}", heading, f"<p>{text}.</p>{figures}"))
     return sections
 
 

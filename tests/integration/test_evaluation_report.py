@@ -86,12 +86,13 @@ def test_a_browser_without_network_renders_the_report_without_errors(
     assert host == "example.org"
 
 
-@pytest.mark.usefixtures("without_extra", "no_pictures")
+@pytest.mark.usefixtures("without_extra")
 def test_without_a_bound_the_report_leaves_out_what_needs_one(
     script: Any, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     script.main([str(runs["other"]), "--days", "1", "--baselines", "idle", "--out", str(tmp_path)])
     text = (tmp_path / "report.html").read_text()
-    assert _Page(text).sections == ["headline", "table", "money", "day-none", "method"]
+    assert _Page(text).sections == ["headline", "table", "money", "day-typical", "method"]
     assert "there is no score" in text
+    assert "A typical day by J: " in text
     assert "<h1>How good is other?</h1>" in text
