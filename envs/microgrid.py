@@ -35,7 +35,7 @@ from envs.settings import DTYPES, EnvSettings, env_device, whole_number
 from envs.situation import Situation
 from mappo.vec_env import Step
 
-# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
+# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation
 TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DAYS_PER_WEEK = 7
 

@@ -1,4 +1,4 @@
-r"""Batched radial power flow: B operating points of one network at once (environment.md section 2).
+r"""Batched radial power flow: B operating points of one network at once.
 
 Data flow: `Network`, injections, taps -> `FlowSolver` -> `FlowState` -> regulators, billing, safety. With tau_j the
 product of the ratios on the path to bus j, U = V / tau and J = I conj(tau), the tap positions leave the tree and
