@@ -61,6 +61,16 @@ class Settled(NamedTuple):
     energy_usd: Tensor  # (B, 1 + A) each party pays
     state: CoordinationState
     metrics: dict[str, Tensor]  # each (B,)
+    by_agent: dict[str, Tensor]  # each (B, A): what the step meant to each microgrid, for infos
+
+
+class _Horizontal(NamedTuple):
+    """The energy bill before the vertical protocol."""
+
+    usd: Tensor  # (B, 1 + A)
+    columns: list[Tensor]  # (B, A) each, observed
+    metrics: dict[str, Tensor]  # each (B,)
+    by_agent: dict[str, Tensor]  # each (B, A)
 
 
 def protocol_metrics(scenario: Scenario) -> tuple[MetricSpec, ...]:
@@ -111,11 +121,11 @@ class Coordination:
 
     def initial(self, copies: int) -> CoordinationState:
         """The state at the start of an episode: nothing was traded, and the posted price is lambda."""
-        agents, multipliers = len(self.agents), 4 * (self._rules.vertical == "price_signal")
-        state = CoordinationState(
-            self._like.new_zeros(multipliers, copies, agents),
-            self._like.new_zeros(copies, agents, len(self.obs_names)),
-        )
+        agents, like = len(self.agents), self._like
+        multipliers = like.new_zeros(0, copies, agents)
+        if self._rules.vertical == "price_signal":
+            multipliers = torch.stack(price_signal.initial(copies, agents, device=like.device, dtype=like.dtype))
+        state = CoordinationState(multipliers, like.new_zeros(copies, agents, len(self.obs_names)))
         if self._rules.vertical == "setpoint":
             state.observed[..., 0] = self._posted
         return state
@@ -132,12 +142,13 @@ class Coordination:
             bids: (B, A, 0 or 1) the actions behind the devices', in [-1, 1].
             before: the state that was observed before the actions.
         """
-        usd, columns, metrics = self._horizontal(grid.party_p_mw, price, applied, bids)
+        usd, columns, metrics, by_agent = self._horizontal(grid.party_p_mw, price, applied, bids)
         multipliers = before.multipliers
         dt_h = self._scenario.dt_h
         if self._rules.vertical == "price_signal":
-            paid, multipliers, adder = self._congestion(grid, before)
+            paid, multipliers, posted, adder = self._congestion(grid, before)
             usd = usd + paid
+            by_agent = {"posted_price_usd_per_mwh": price_signal.price(price, posted)} | by_agent
             columns = [adder / PRICE_SCALE_USD_PER_MWH, *columns]
             metrics = {"dso_adder_usd_per_mwh": adder.mean(-1), "congestion_usd": -paid[:, 0]} | metrics
         elif self._rules.vertical == "setpoint":
@@ -146,15 +157,13 @@ class Coordination:
             rule = self._rules.setpoint
             paid = setpoint.settlement(p_mw, self._points, dt_h=dt_h, price_usd_per_mwh=rule.price_usd_per_mwh)
             usd = usd + paid
+            by_agent = {"setpoint_deviation_mw": off_mw, "setpoint_usd": paid[:, 1:]} | by_agent
             columns = [self._posted.expand_as(p_mw), off_mw / self._scale_mw, *columns]
             metrics = {"setpoint_deviation_mwh": dt_h * off_mw.abs().sum(-1), "setpoint_usd": -paid[:, 0]} | metrics
         observed = torch.stack(columns, -1) if columns else before.observed
-        return Settled(usd, CoordinationState(multipliers, observed), metrics)
+        return Settled(usd, CoordinationState(multipliers, observed), metrics, by_agent)
 
-    def _horizontal(
-        self, party_p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor
-    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """Dollars of the parties (B, 1 + A), observed columns (B, A) each, metrics."""
+    def _horizontal(self, party_p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor) -> _Horizontal:
         scenario, rule = self._scenario, self._scenario.tariff
         terms = {"export_share": rule.export_share, "dt_h": scenario.dt_h}
         pool_share = rule.pool_share if scenario.settlement == "community" else None
@@ -167,29 +176,36 @@ class Coordination:
                 **terms,
             )
             fee_usd = self._rules.p2p.fee_usd_per_mwh * done.bought_mwh.sum(-1)
-            columns, metrics = self._traded(done.price_usd_per_mwh, done.bought_mwh, done.sold_mwh, done.saving_usd)
-            return done.usd, columns, metrics | {"trade_fee_usd": fee_usd}
+            return self._traded(done, done.price_usd_per_mwh, {"trade_fee_usd": fee_usd})
         if self._rules.horizontal == "consensus":
             cost = consensus.marginal_cost(
                 applied.generator_p_mw, self._devices.generator_p_max_mw, price, **self._cost_terms
             )
             agreed = consensus.agree(cost, self._mix)
             done = consensus.settle(party_p_mw, agreed.values, price, pool_share=pool_share, **terms)
-            columns, metrics = self._traded(agreed.values, done.bought_mwh, done.sold_mwh, done.saving_usd)
-            return done.usd, columns, metrics | {"consensus_residual_usd_per_mwh": agreed.residual}
+            return self._traded(done, agreed.values, {"consensus_residual_usd_per_mwh": agreed.residual})
         if pool_share is None:
-            return tariff.utility_bill(party_p_mw, price, **terms), [], {}
-        return tariff.pool_settlement(party_p_mw, price, pool_share=pool_share, **terms), [], {}
+            return _Horizontal(tariff.utility_bill(party_p_mw, price, **terms), [], {}, {})
+        return _Horizontal(tariff.pool_settlement(party_p_mw, price, pool_share=pool_share, **terms), [], {}, {})
 
     def _traded(
-        self, price: Tensor, bought_mwh: Tensor, sold_mwh: Tensor, saving_usd: Tensor
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        net_mw = (bought_mwh - sold_mwh) / self._scenario.dt_h
-        metrics = {"traded_mwh": bought_mwh.sum(-1), "trade_saving_usd": saving_usd.sum(-1)}
-        return [price / PRICE_SCALE_USD_PER_MWH, net_mw / self._scale_mw], metrics
+        self, done: auction.Auction | consensus.InternalTrade, price: Tensor, more: dict[str, Tensor]
+    ) -> _Horizontal:
+        """What trading did, with the (B, A) price that is observed and the protocol's own metrics."""
+        net_mw = (done.bought_mwh - done.sold_mwh) / self._scenario.dt_h
+        by_agent = {
+            "bought_mwh": done.bought_mwh,
+            "sold_mwh": done.sold_mwh,
+            "trade_price_usd_per_mwh": done.price_usd_per_mwh,
+            "trade_saving_usd": done.saving_usd,
+        }
+        metrics = {"traded_mwh": done.bought_mwh.sum(-1), "trade_saving_usd": done.saving_usd.sum(-1)}
+        return _Horizontal(
+            done.usd, [price / PRICE_SCALE_USD_PER_MWH, net_mw / self._scale_mw], metrics | more, by_agent
+        )
 
-    def _congestion(self, grid: GridState, before: CoordinationState) -> tuple[Tensor, Tensor, Tensor]:
-        """What was paid for the posted adder (B, 1 + A), the multipliers after the step, the next adder (B, A)."""
+    def _congestion(self, grid: GridState, before: CoordinationState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Paid for the posted adder (B, 1 + A), the multipliers after the step, that adder and the next one (B, A)."""
         rule, limits, dt_h = self._rules.price_signal, self._scenario.safety, self._scenario.dt_h
         multipliers = price_signal.Multipliers(*before.multipliers.unbind(0))
         posted = price_signal.adder(multipliers, cap_usd_per_mwh=rule.cap_usd_per_mwh)
@@ -213,7 +229,7 @@ class Coordination:
             cap_usd_per_mwh=rule.cap_usd_per_mwh,
         )
         adder = price_signal.adder(after, cap_usd_per_mwh=rule.cap_usd_per_mwh)
-        return paid, torch.stack(after), adder
+        return paid, torch.stack(after), posted, adder
 
     def _limits(self, p_mw: Tensor, price: Tensor, applied: Applied, bids: Tensor) -> Tensor:
         if self._rules.p2p.bids == "action":

@@ -169,7 +169,7 @@ class Grid:
         )
 
     def safety_penalty(self, state: GridState, dt_h: float) -> Tensor:
-        """(B, 1 + A) $ of each area for leaving voltage and current limits (environment.md section 6).
+        """(B, 1 + A) $ of each area for leaving voltage and current limits.
 
         Squared quantities: dt [w_v sum 0.5 (v_min^2 - v^2)+ + (v^2 - v_max^2)+  +  w_l sum 0.5 ((I/I_max)^2 - 1)+].
         A failed flow has no voltages to judge; it pays `failed_flow_usd_per_h` instead.

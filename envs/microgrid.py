@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from envs.actions import Actions
 from envs.composition import build_network
 from envs.coordination import CoordinationState
 from envs.day_trace import DayTrace, PlayedDay
@@ -30,12 +31,13 @@ from envs.power.flow import FlowState
 from envs.power.network import Network
 from envs.profiles import load_profiles
 from envs.reference import DayReference
+from envs.rewards import Ledger
 from envs.scenario import Scenario
 from envs.settings import DTYPES, EnvSettings, env_device, whole_number
 from envs.situation import Situation
 from mappo.vec_env import Step
 
-# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation (environment.md 11)
+# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation
 TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DAYS_PER_WEEK = 7
 
@@ -72,13 +74,7 @@ class MicrogridEnv:
             events=plan,
         )
         model = Model.of(
-            scenario,
-            net,
-            profiles,
-            plan,
-            critic_state=settings.critic_state,
-            device=self.device,
-            dtype=self._dtype,
+            scenario, net, profiles, plan, critic_state=settings.critic_state, device=self.device, dtype=self._dtype
         )
         self._grid, self._devices, self._coordination, self._faults, self._settler, self._observer, self._dso, _ = model
         self.action_layout = model.layout
@@ -98,6 +94,7 @@ class MicrogridEnv:
         self.episode_length = scenario.steps_per_day * self._days_per_episode
         self.applied: dict[str, Tensor] = {}
         self.requested: dict[str, Tensor] = {}
+        self.coordinated: dict[str, Tensor] = {}  # (B, A) each: trades, prices, deviations of the last step
         self._trace = DayTrace(scenario, self._grid) if settings.evaluation else None
         self.reference = DayReference.of(scenario, profiles.num_days)
         self._started = False
@@ -171,34 +168,11 @@ class MicrogridEnv:
         self._check_started("step")
         checked = self.action_layout.checked(actions, self.num_envs)
         chosen = self.action_layout.split(checked.to(self.device, self._dtype))
-        now, before = self._hour, self._grid_state
+        now = self._hour
         self._hour += 1
         day_over = self._hour == self.scenario.steps_per_day
         settled = day_over and self.scenario.horizon == "day"
-        used = self._devices.use(chosen, self._present(now, settled), self._device_state)
-        used, cut = self._faults.meet(now, used, self._account.energy_mwh, self._tolerance_pu)
-        requested, applied = used.requested, used.applied
-        control, switched = self._dso.control(chosen.operator), self._dso.switched(self._dso_choices, chosen.operator)
-        self._dso_choices = chosen.operator
-        self._grid_state = self._grid.settle(
-            used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control, cut
-        )
-        self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
-        energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
-        bill = self._settler.bill(
-            self._grid_state, self._today.price[now], used, chosen.bids, self._account, self._protocols
-        )
-        ledger, self._protocols = bill.ledger._replace(switching_usd=switched.usd), bill.protocols
-        if settled:
-            ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
-        self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
-        self.applied = applied._asdict() | used.more_applied
-        self.requested = requested._asdict() | used.more_requested
-        metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
-        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **switched.metrics, **bill.metrics}
-        metrics |= self._faults.metrics(used.load, self._grid_state, ledger, cut)
-        if self._trace is not None:
-            self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
+        ledger, metrics = self._play(chosen, now, settled)
         if day_over:
             self._days_done += 1
             if not settled:
@@ -223,6 +197,39 @@ class MicrogridEnv:
             action_mask=~none[..., None].expand(-1, -1, self._mask_columns),
             metrics=metrics,
         )
+
+    def _play(self, chosen: Actions, now: int, settled: bool) -> tuple[Ledger, dict[str, Tensor]]:
+        """Step `now` of the day: devices, grid and money move on; what it costs, and the metrics.
+
+        `settled`: the day's account is closed after it.
+        """
+        before = self._grid_state
+        used = self._devices.use(chosen, self._present(now, settled), self._device_state)
+        used, cut = self._faults.meet(now, used, self._account.energy_mwh, self._tolerance_pu)
+        requested, applied = used.requested, used.applied
+        control, switched = self._dso.control(chosen.operator), self._dso.switched(self._dso_choices, chosen.operator)
+        self._dso_choices = chosen.operator
+        self._grid_state = self._grid.settle(
+            used.load, applied, before, self._tolerance_pu, used.plant_q_mvar, control, cut
+        )
+        self._device_state = self._devices.measured(used.state, self._grid.plant_voltage(self._grid_state))
+        energy_mwh = self._devices.next_energy(self._account.energy_mwh, applied.battery_p_mw)
+        bill = self._settler.bill(
+            self._grid_state, self._today.price[now], used, chosen.bids, self._account, self._protocols
+        )
+        ledger, self._protocols = bill.ledger._replace(switching_usd=switched.usd), bill.protocols
+        if settled:
+            ledger = self._settler.at_midnight(ledger, energy_mwh, self._account, self._today.highest_price)
+        self._account = self._account._replace(energy_mwh=energy_mwh, peak_mw=bill.peak_mw)
+        self.coordinated = bill.by_agent
+        self.applied = applied._asdict() | used.more_applied
+        self.requested = requested._asdict() | used.more_requested
+        metrics = step_metrics(ledger, self._grid, before, self._grid_state, requested, applied)
+        metrics |= {"energy_mean_mwh": energy_mwh.mean(-1), **used.metrics, **switched.metrics, **bill.metrics}
+        metrics |= self._faults.metrics(used.load, self._grid_state, ledger, cut)
+        if self._trace is not None:
+            self._trace.record(self._today.price[now], applied, self._account, self._grid_state)
+        return ledger, metrics
 
     def close(self) -> None:
         """Nothing to release; part of the `VecEnv` interface."""

@@ -1,4 +1,4 @@
-"""Own observations and the critic's global state (environment.md section 8).
+"""Own observations and the critic's global state.
 
 Data flow: `ExogenousDay` -> `DayTables` once a day; each step one row of them, the devices and `GridState` -> obs
 (B, A, O) and state (B, S). Every column has a name with its unit; all are scaled to about [-1, 1].

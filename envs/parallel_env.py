@@ -102,7 +102,7 @@ class MicrogridParallelEnv(ParallelEnv[str, Array, Array]):
         return {agent: _array(obs[0, i, : widths[i]]) for i, agent in enumerate(self.possible_agents)}
 
     def _infos(self, metrics: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-        """Requested, applied and clipped powers of each microgrid, the DSO's settings, and the community's metrics."""
+        """Powers and protocols of each microgrid, the DSO's settings, and the community's metrics."""
         env = self.unwrapped_env
         community = {name: float(value[0]) for name, value in metrics.items()}
         infos: dict[str, dict[str, Any]] = {}
@@ -112,7 +112,9 @@ class MicrogridParallelEnv(ParallelEnv[str, Array, Array]):
             requested = {name: float(value[0, i]) for name, value in env.requested.items()}
             applied = {name: float(value[0, i]) for name, value in env.applied.items()}
             clipped = {name: requested[name] - applied[name] for name in applied}
-            infos[agent] = {"requested": requested, "applied": applied, "clipped": clipped, "metrics": community}
+            protocols = {name: float(value[0, i]) for name, value in env.coordinated.items()}
+            powers = {"requested": requested, "applied": applied, "clipped": clipped}
+            infos[agent] = {**powers, "protocols": protocols, "metrics": community}
         return infos
 
 

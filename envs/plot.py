@@ -51,7 +51,8 @@ def one_line_diagram(scenario: Scenario) -> "Figure":
         ax.text(x - 0.3, y, name, color=colours[name], fontsize=9, fontweight="bold", va="center")
     ax.set_title(f"{scenario.name}: {scenario.description}", fontsize=10, loc="left")
     figure.legend(handles=_legend(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    ax.set_xlim(left - 2.2, left - 2.2 + size[0] / COLUMN_IN)
+    spare = size[0] / COLUMN_IN - (right - left + 4)  # of a small network, whose title and legend are wider
+    ax.set_xlim(left - 2.2 - spare / 2, right + 1.8 + spare / 2)
     ax.set_ylim(bottom - 0.9, top + 0.9)
     ax.set_axis_off()
     return figure

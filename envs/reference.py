@@ -1,4 +1,4 @@
-"""Per-day reference costs: doing nothing, and the certified lower bound (environment.md 9).
+"""Per-day reference costs: doing nothing, and the certified lower bound.
 
 Data flow: `data/reference/<scenario>_days.csv` (shipped, written by `scripts/reference.py`) or
 `envs.baselines.reference` -> `DayReference` -> `MicrogridEnv.episode_score`.

@@ -1,4 +1,4 @@
-"""From settled dollars to rewards and metrics (environment.md section 6).
+"""From settled dollars to rewards and metrics.
 
 Data flow: `tariff.py`, `Grid.safety_penalty` -> `Ledger` -> rewards (B, A) and logged metrics.
 """

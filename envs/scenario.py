@@ -64,7 +64,7 @@ class Data(Model):
 
 
 class Tariff(Model):
-    """Prices relative to the import price lambda (environment.md section 5)."""
+    """Prices relative to the import price lambda."""
 
     export_share: Share
     """Export pays this share of lambda."""
@@ -79,7 +79,7 @@ class Tariff(Model):
 
 
 class Safety(Model):
-    """Limits and what exceeding them costs (environment.md section 6)."""
+    """Limits and what exceeding them costs."""
 
     v_min_pu: VoltagePu
     """Lowest voltage allowed at any bus below the substation."""

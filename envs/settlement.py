@@ -24,6 +24,7 @@ class Bill(NamedTuple):
     peak_mw: Tensor  # (B,)
     protocols: CoordinationState
     metrics: dict[str, Tensor]  # of the protocols, each (B,)
+    by_agent: dict[str, Tensor]  # of the protocols, each (B, A)
 
 
 class Settler:
@@ -74,7 +75,7 @@ class Settler:
             * scenario.safety.lost_load_usd_per_mwh
             * self._grid.unserved_mw(used.load, grid),
         )
-        return Bill(ledger, peak_mw, energy.state, energy.metrics)
+        return Bill(ledger, peak_mw, energy.state, energy.metrics, energy.by_agent)
 
     def at_midnight(self, ledger: Ledger, energy_mwh: Tensor, account: Account, highest_price: Tensor) -> Ledger:
         """The ledger with the terminal rule: the day's account is settled.

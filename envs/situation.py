@@ -13,7 +13,7 @@ from envs.exogenous import ExogenousDay
 
 Forecast = Literal["persistence", "perfect"]
 FORECASTS: tuple[Forecast, ...] = ("persistence", "perfect")
-FORECAST_PERSISTENCE = 0.8  # per hour: how fast the load's deviation from yesterday fades (environment.md section 8)
+FORECAST_PERSISTENCE = 0.8  # per hour: how fast the load's deviation from yesterday fades
 
 
 class Situation(NamedTuple):

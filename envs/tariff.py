@@ -1,4 +1,4 @@
-"""Money as pure functions: energy settlement, demand charge, terminal rule (environment.md section 5).
+"""Money as pure functions: energy settlement, demand charge, terminal rule.
 
 Data flow: connection powers, prices -> $ of each party -> `rewards.py`. Parties: the feeder first (its load and all
 losses), then the A microgrids. Powers in MW, import positive; B copies.

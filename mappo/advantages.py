@@ -1,4 +1,4 @@
-"""Rewards, values and flags -> advantages and returns, as pure functions (algorithm.md 2).
+"""Rewards, values and flags -> advantages and returns, as pure functions.
 
 Data flow: buffer and values -> advantages -> update. Dims: T steps, B envs, A agents, V value columns: 1 for a critic
 that values the team's reward once per copy, else A.

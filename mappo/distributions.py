@@ -303,5 +303,5 @@ def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:
-    """log(1 - tanh(u)^2), stable for large |u| (algorithm.md 6)."""
+    """log(1 - tanh(u)^2), stable for large |u|."""
     return 2 * (math.log(2) - u - functional.softplus(-2 * u))

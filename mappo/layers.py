@@ -171,7 +171,7 @@ class StackedNet(nn.Module):
         self.output = StackedLinear(P, sizes[-2], sizes[-1])
 
     def initialize(self, *, output_gain: float, generator: torch.Generator) -> None:
-        """Orthogonal, with the gain of the activation in the hidden layers (algorithm.md 5)."""
+        """Orthogonal, with the gain of the activation in the hidden layers."""
         for layer in self.hidden:
             assert isinstance(layer, StackedLinear)
             layer.initialize(self.hidden_gain, generator)

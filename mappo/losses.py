@@ -1,4 +1,4 @@
-"""PPO's losses as pure functions of tensors and numbers (algorithm.md 3).
+"""PPO's losses as pure functions of tensors and numbers.
 
 Data flow: minibatch -> losses -> update. `weights` (..., A) or (..., V) says how much each entry counts:
 `policy_weights` makes them a mean over the living entries of each policy, summed over policies, so that every policy

@@ -102,7 +102,7 @@ class RunningMeanStd(nn.Module):
 
 
 class ValueNorm(nn.Module):
-    """Running mean and standard deviation of returns, debiased as Adam's moments are (algorithm.md 4).
+    """Running mean and standard deviation of returns, debiased as Adam's moments are.
 
     m <- beta m + (1 - beta) mean(R), likewise q for R^2 and d for 1;
     mu = m / d, var = max(q / d - mu^2, 1e-4 q / d + 1e-12). One column for each value column V. Identity until updated.

@@ -1,4 +1,4 @@
-"""Baselines that act like a policy, and bounds on what any policy can reach (environment.md section 9).
+"""Baselines that act like a policy, and bounds on what any policy can reach.
 
 Data flow: `MicrogridEnv` -> `make_baseline` -> `act(obs)` -> env; `Scenario`, days -> `certified_bound`.
 Nothing here imports cvxpy before a baseline or bound that needs it is asked for.

@@ -1,4 +1,4 @@
-"""Model-predictive control: the branch-flow program in a receding horizon (environment.md section 9).
+"""Model-predictive control: the branch-flow program in a receding horizon.
 
 Data flow: `Situation` -> outlook by the forecast rule -> `DistFlow` to midnight -> set-points of its first step -> env.
 """

@@ -1,4 +1,4 @@
-"""Baselines without a solver: doing nothing, price rules and uniform random actions (environment.md section 9).
+"""Baselines without a solver: doing nothing, price rules and uniform random actions.
 
 Data flow: `MicrogridEnv.situation()` -> battery schedule of today's prices, end rule, generators at marginal cost ->
 `Applied` -> `MicrogridEnv.actions_for`. Dims: B copies, A microgrids, H steps a day.

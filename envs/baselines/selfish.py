@@ -1,4 +1,4 @@
-"""Every microgrid for itself: its own QP, blind to the others and to the network (environment.md section 9).
+"""Every microgrid for itself: its own QP, blind to the others and to the network.
 
 Data flow: `MicrogridEnv.situation()` -> `Selfish` (via `Planner`, `Dispatch`) -> actions.
 """

@@ -1,4 +1,4 @@
-r"""Batched radial power flow: B operating points of one network at once (environment.md section 2).
+r"""Batched radial power flow: B operating points of one network at once.
 
 Data flow: `Network`, injections, taps -> `FlowSolver` -> `FlowState` -> regulators, billing, safety. With tau_j the
 product of the ratios on the path to bus j, U = V / tau and J = I conj(tau), the tap positions leave the tree and
@@ -22,7 +22,7 @@ from envs.power.network import BASE_MVA, Network
 LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
 MAX_SWEEPS = 60
 COMPACT_BELOW = 0.7  # drop finished copies from the work arrays when fewer than this share still run
-PREFIX_SUM_BUSES = 512  # beyond, prefix sums (O(N)) beat the dense product
+PREFIX_SUM_BUSES = 200  # beyond, prefix sums (O(N)) beat the dense product: env steps +8 % at 214 buses, +40 % at 285
 DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
 
 

@@ -18,7 +18,7 @@ BASE_MVA = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Regulator:
-    """An automatic tap changer on branch `bus`, holding that bus's own voltage (environment.md section 3)."""
+    """An automatic tap changer on branch `bus`, holding that bus's own voltage."""
 
     name: str
     bus: int

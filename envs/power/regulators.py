@@ -1,4 +1,4 @@
-"""Automatic voltage regulators: settle the taps of every copy around the power flow (environment.md section 3).
+"""Automatic voltage regulators: settle the taps of every copy around the power flow.
 
 Data flow: injections and last taps -> `TapSettler` (calls `FlowSolver`) -> taps and flow that belong together.
 """

@@ -268,7 +268,7 @@ def _with_load_tap_changer(tables: Tables, feeder_kv: float) -> Tables:
     """Give the substation transformer the feeder's voltage and the tap changer of the regulator right behind it.
 
     As a microgrid the substation transformer carries a load-tap changer; the regulator's near-ideal impedance
-    and the bus between the two vanish (environment.md section 1).
+    and the bus between the two vanish.
     """
     substations = [t for t in tables.trafos if t.hv_bus == tables.source_bus]
     if len(substations) != 1:

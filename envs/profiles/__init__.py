@@ -1,4 +1,4 @@
-"""Time series: CSV files -> arrays by day, the splits, and prices (environment.md section 7).
+"""Time series: CSV files -> arrays by day, the splits, and prices.
 
 Data flow: CSV -> `Series` -> `DayProfiles` (one row a day, by split) -> `exogenous.py`.
 """

@@ -1,4 +1,4 @@
-"""Prices: the synthetic day-ahead model and the time-of-use tariff (environment.md section 7), constants, columns.
+"""Prices: the synthetic day-ahead model and the time-of-use tariff, constants, columns.
 
 Data flow: `Data` of the scenario, `Series` -> (steps,) $/MWh -> `days.py`.
 """

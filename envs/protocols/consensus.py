@@ -195,12 +195,7 @@ def settle(
         pool_share: None: the rest is billed by the utility, connection by connection (`settlement: individual`);
             else it goes into the community's pool at this share of lambda (`settlement: community`).
     """
-
-    def settled(parties: Tensor) -> Tensor:
-        if pool_share is None:
-            return utility_bill(parties, price, export_share=export_share, dt_h=dt_h)
-        return pool_settlement(parties, price, export_share=export_share, pool_share=pool_share, dt_h=dt_h)
-
+    terms = {"export_share": export_share, "dt_h": dt_h}
     export_price, import_price = utility_prices(price, export_share)
     value = between(agreed, export_price, import_price)
     p_mw = party_p_mw[:, 1:]
@@ -214,8 +209,8 @@ def settle(
     buyer_price, seller_price = (value + sellers_value) / 2, (value + buyers_value) / 2
     trade_usd = dt_h * (bought_mw * buyer_price - sold_mw * seller_price)
     residual_p_mw = p_mw - bought_mw + sold_mw
-    usd = settled(torch.cat([party_p_mw[:, :1], residual_p_mw], -1))
-    usd = usd + torch.cat([torch.zeros_like(matched), trade_usd], -1)
+    rest_p_mw = torch.cat([party_p_mw[:, :1], residual_p_mw], -1)
+    usd = _settled(rest_p_mw, price, pool_share, **terms) + torch.cat([torch.zeros_like(matched), trade_usd], -1)
     traded_price = torch.where(bought_mw > 0, buyer_price, torch.where(sold_mw > 0, seller_price, 0.0))
     return InternalTrade(
         bought_mwh=dt_h * bought_mw,
@@ -223,8 +218,17 @@ def settle(
         price_usd_per_mwh=traded_price,
         residual_p_mw=residual_p_mw,
         usd=usd,
-        saving_usd=(settled(party_p_mw) - usd)[:, 1:],
+        saving_usd=(_settled(party_p_mw, price, pool_share, **terms) - usd)[:, 1:],
     )
+
+
+def _settled(
+    party_p_mw: Tensor, price: Tensor, pool_share: float | None, *, export_share: float, dt_h: float
+) -> Tensor:
+    """(B, 1 + A) $ without internal trade: by the utility, or by the community's pool."""
+    if pool_share is None:
+        return utility_bill(party_p_mw, price, export_share=export_share, dt_h=dt_h)
+    return pool_settlement(party_p_mw, price, export_share=export_share, pool_share=pool_share, dt_h=dt_h)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The baseline policies of environment.md section 9 as plain loops, and the loop that plays them."""
+"""The baseline policies as plain loops, and the loop that plays them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The regression values of environment.md section 9: policies that pin physics, money and data all at once."""
+"""Regression values: policies that pin physics, money and data all at once."""
 
 import csv
 
@@ -123,7 +123,7 @@ def test_no_flow_fails_in_forty_thousand_random_actions() -> None:
     [(1.0, 1, 0.005, 0.025), (1.0, 2, 0.26, 0.33), (1.0, 3, 0.65, 0.67), (-1.0, 1, 0.02, 0.08), (-1.0, 3, 0.68, 0.70)],
 )
 def test_batteries_together_violate_what_one_alone_does_not(power: float, held: int, low: float, high: float) -> None:
-    """An hour each, from a fresh energy: what agents must coordinate (environment.md section 9)."""
+    """An hour each, from a fresh energy: what agents must coordinate."""
     violating = []
     for split in ("train", "val", "test"):
         env = envs.make(split=split, evaluation=True)

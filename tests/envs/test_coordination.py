@@ -4,12 +4,14 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import envs
 from envs.microgrid import MicrogridEnv
+from envs.observations import PRICE_SCALE_USD_PER_MWH
 from mappo.vec_env import Step
 
 PRICE = {"vertical": "price_signal"}
@@ -78,8 +80,11 @@ def test_the_posted_price_is_observed_before_it_is_paid() -> None:
     first = env.step(torch.tensor([-1.0, 1.0, 0.0]).expand(16, 3, 3))  # all discharge and generate: voltages rise
     assert total([first], "congestion_usd").abs().max() == 0, "nothing was posted for that hour"
     assert first.obs[..., column].max() < 0, "importing has become cheaper"
+    price = env.situation().today.price[:, 1]
     second = env.step(torch.tensor([-1.0, 1.0, 0.0]).expand(16, 3, 3))
     assert second.metrics["congestion_usd"].min() > 0, "who goes on exporting pays for it"
+    adder = first.obs[..., column].double() * PRICE_SCALE_USD_PER_MWH
+    torch.testing.assert_close(env.coordinated["posted_price_usd_per_mwh"], price[:, None] + adder, rtol=1e-6, atol=0)
 
 
 def test_a_community_that_does_nothing_is_never_charged_for_congestion() -> None:
@@ -161,3 +166,36 @@ def test_every_column_and_metric_has_a_name(protocols: dict[str, Any]) -> None:
 def test_protocols_that_cannot_be_are_refused(protocols: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(protocols)
+
+
+def test_the_infos_tell_each_microgrid_its_trades_prices_and_savings() -> None:
+    env = envs.parallel_env("p2p_trading_3mg", seed=3, dtype="float64", protocols=TRADE)
+    env.reset()
+    rng = np.random.default_rng(0)
+    hours = 0
+    for _ in range(24):
+        actions = {agent: rng.uniform(-1, 1, env.action_space(agent).shape).astype(np.float32) for agent in env.agents}
+        infos = list(env.step(actions)[-1].values())
+        told, metrics = [info["protocols"] for info in infos], infos[0]["metrics"]
+        for name, total in (("bought_mwh", "traded_mwh"), ("sold_mwh", "traded_mwh"), ("trade_saving_usd",) * 2):
+            assert sum(each[name] for each in told) == pytest.approx(metrics[total])
+        lambdas = []  # that each one's saving implies: against lambda for import, half of it for export
+        for each in told:
+            if mwh := each["bought_mwh"]:
+                lambdas.append(each["trade_price_usd_per_mwh"] + each["trade_saving_usd"] / mwh)
+            elif mwh := each["sold_mwh"]:
+                lambdas.append(2 * (each["trade_price_usd_per_mwh"] - each["trade_saving_usd"] / mwh))
+            else:
+                assert each["trade_price_usd_per_mwh"] == 0
+        hours += bool(lambdas)
+        assert lambdas == pytest.approx(lambdas[:1] * len(lambdas))
+    assert hours > 1
+
+
+def test_the_infos_tell_each_microgrid_its_deviation_and_what_it_pays() -> None:
+    env = envs.parallel_env(seed=3, dtype="float64", protocols={**LIMIT, "setpoint": {"target_mw": {"MG2": 0.0}}})
+    env.reset()
+    infos = env.step({agent: np.array([1, -1, 0], np.float32) for agent in env.agents})[-1]
+    off_mw = {agent: info["protocols"]["setpoint_deviation_mw"] for agent, info in infos.items()}
+    assert off_mw["MG1"] == off_mw["MG3"] == 0 < off_mw["MG2"]
+    assert infos["MG2"]["protocols"]["setpoint_usd"] == pytest.approx(50 * off_mw["MG2"])

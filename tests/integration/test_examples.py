@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,6 +64,14 @@ def test_the_price_signal_has_an_adder(tmp_path: Path) -> None:
     assert rows["hours"][0] == "hours"
     assert len(rows["hours"]) == len(rows["paid"]) - 3 == 4
     assert [float(row[-2]) for row in (rows["paid"], rows["mean"])] == [0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_the_price_signal_ends_most_violations(tmp_path: Path) -> None:
+    rows = example_rows("price_signal.py", tmp_path)
+    without, with_signal = (float(share.rstrip("%")) for share in rows["hours"][-2:])
+    assert without > 1.0
+    assert with_signal < without / 3
 
 
 def test_a_grid_and_data_of_ones_own_are_written_and_trained_on(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.envs.baselines.adversaries import ALLOWED_USD, check_validity, evalua
 
 @pytest.fixture(scope="module")
 def shipped() -> dict[int, tuple[float, float]]:
-    """Reference bound and replay of environment.md section 9 by day of the data."""
+    """Reference bound and replay by day of the data."""
     with (DATA / "reference" / "ieee34_ieee13_days.csv").open(newline="") as file:
         return {int(r["day"]): (float(r["bound_usd"]), float(r["replay_usd"])) for r in csv.DictReader(file)}
 

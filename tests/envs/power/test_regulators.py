@@ -45,7 +45,7 @@ def upstream_of(net: Network, regulator: Regulator) -> list[int]:
 
 
 def settle_in_a_loop(net: Network, point: Points, start: list[int]) -> tuple[list[int], int]:
-    """environment.md section 3 for one copy, in plain Python: final taps and power flows solved."""
+    """The rule of `regulators.py` for one copy, in plain Python: final taps and power flows solved."""
     taps = list(start)
     depth = [len(upstream_of(net, regulator)) for regulator in net.regulators]
     for rounds in range(1, MAX_ROUNDS + 1):
