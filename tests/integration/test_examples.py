@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import envs
+
 ROOT = Path(__file__).parents[2]
+SCENARIOS = sorted((ROOT / "scripts" / "examples" / "scenarios").glob("*.yaml"))
 
 
 def python_blocks(document: str, heading: str) -> list[str]:
@@ -79,6 +82,16 @@ def test_a_grid_and_data_of_ones_own_are_written_and_trained_on(tmp_path: Path) 
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"grid.json", "data.csv", "scenario.yaml"}
     assert rows["idle"][-1] == "0.00%"
     assert float(rows["trained"][1]) < 1.1 * float(rows["idle"][1])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts" / "examples" / "scenarios").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_scenario_of_the_examples_plays_a_step_of_doing_nothing(path: Path) -> None:
+    env = envs.make(path, num_envs=2, seed=1)
+    assert env.scenario.name == path.stem
+    env.reset()
+    assert not env.step(env.idle_action()).metrics["not_converged"].any()
 
 
 def test_examples_stay_short() -> None:
