@@ -10,7 +10,7 @@ import envs
 from envs.microgrid import MicrogridEnv
 from mappo.vec_env import Step
 from tests.envs.devices.all_options import EVERYTHING, random_actions
-from tests.envs.fault_scenarios import FORMING, RANDOM
+from tests.envs.fault_scenarios import RANDOM
 
 TRADING = {"vertical": "price_signal", "horizontal": "p2p", "p2p": {"bids": "action"}}
 AGREEING = {"vertical": "setpoint", "horizontal": "consensus", "setpoint": {"capacity_mw": 1.0}}
@@ -24,8 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
 def make(num_envs: int, case: dict[str, Any]) -> MicrogridEnv:
     options = EVERYTHING["microgrids"]
     microgrids = {
-        name: {**own, "battery": {**own.get("battery", {}), **FORMING[name]["battery"]}}
-        for name, own in options.items()
+        name: {**own, "battery": {**own.get("battery", {}), "grid_forming": True}} for name, own in options.items()
     }
     keys = {**EVERYTHING, "microgrids": microgrids, "dso_agent": {}, "events": RANDOM, **case}
     return envs.make(num_envs=num_envs, split="val", evaluation=True, dtype="float64", **keys)
