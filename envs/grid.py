@@ -79,10 +79,8 @@ class Grid:
         self._plant_buses = self._plants.argmax(-1)
         heads = connections(net, self.area_names[1:])
         self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
-        self.tap_paths = [
-            [r for r, regulator in enumerate(net.regulators) if net.path_matrix()[regulator.bus, head]]
-            for head in heads
-        ]
+        regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.long)
+        self.tap_paths = [torch.nonzero(above).flatten().tolist() for above in net.below(regulated)[:, heads].T]
         # which branches' power is measured besides
         self._measured = slice(None) if scenario.protocols.vertical == "price_signal" else slice(0, 0)
         self._tap_max = torch.tensor([max(r.tap_max, 1) for r in net.regulators], device=device, dtype=dtype)

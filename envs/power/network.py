@@ -112,8 +112,14 @@ class Network:
         """Nominal p_mw and q_mvar, each (N,) float64, generation positive."""
         return self.generation_p_mw - self.load_p_mw, self.generation_q_mvar - self.load_q_mvar
 
-    def path_matrix(self) -> Tensor:
-        """(N, N) float64: [i, j] is 1 where branch i lies on the path from the slack bus to bus j, j = i included."""
+    def below(self, buses: Tensor) -> Tensor:
+        """(n, N) bool: whether each bus lies in the subtree of each of `buses` (n,), itself included."""
         position = torch.arange(self.num_buses)
-        inside = (position >= position[:, None]) & (position < self.subtree_end[:, None])
-        return inside.to(torch.float64)
+        return (position >= buses[:, None]) & (position < self.subtree_end[buses][:, None])
+
+    def path_sums(self, values: Tensor) -> Tensor:
+        """(N,) sum of `values` (N,) over the path from the slack bus to each bus, both included."""
+        sums = values.clone()
+        for bus, parent in enumerate(self.parent.tolist()[1:], start=1):
+            sums[bus] += sums[parent]
+        return sums

@@ -29,7 +29,7 @@ class TapSettler:
         self._solver = solver
         regulators = net.regulators
         bus = torch.tensor([regulator.bus for regulator in regulators], dtype=torch.int64)
-        between = net.path_matrix()[bus][:, bus]  # [i, k]: regulator i lies on the path to regulator k
+        between = net.below(bus)[:, bus].to(torch.float64)  # [i, k]: regulator i lies on the path to regulator k
         between.fill_diagonal_(0.0)
         depth = between.sum(0)
         like = solver.rating_pu

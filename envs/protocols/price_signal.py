@@ -45,12 +45,12 @@ def watched_buses(net: Network, microgrids: Sequence[str]) -> Tensor:
 
     A bus stands for the branch above it too. Shorter rows repeat their first entry, which changes no maximum.
     """
-    path = net.path_matrix() > 0
-    path[0] = False
     rows: list[Tensor] = []
     for name in microgrids:
-        own = torch.tensor([area == name for area in net.areas])
-        rows.append(torch.nonzero(path[:, own].any(-1)).flatten())
+        own_before = torch.tensor([0, *(area == name for area in net.areas)]).cumsum(0)
+        holds_own = own_before[net.subtree_end] > own_before[:-1]
+        holds_own[0] = False
+        rows.append(torch.nonzero(holds_own).flatten())
     longest = max(len(row) for row in rows)
     return torch.stack([torch.cat([row, row[:1].expand(longest - len(row))]) for row in rows])
 

@@ -1,13 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from envs.composition import build_network, scenario_tables
-from envs.power import Network, flow, solve_power_flow
+from envs.power import Network, flow, solve_power_flow, tree_sums
 from envs.power.builder import Branch, NetworkBuilder
+from envs.power.flow import FlowSolver
 from envs.power.from_tables import network_from_tables
 from envs.power.tables import Tables, read_tables
+from envs.power.tree_sums import BlockSums, PrefixSums
 from envs.scenario import DATA, Scenario
 from tests.envs.operating_points import (
     Judge,
@@ -16,6 +20,8 @@ from tests.envs.operating_points import (
     mismatch_mva,
     scenario_points,
 )
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -191,20 +197,30 @@ def test_one_dimensional_injections_are_one_copy(net: Network) -> None:
     assert torch.equal(one.v_pu, batch.v_pu)
 
 
-def test_prefix_sums_equal_dense_sums(scenario: Scenario, net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def _prefix(subtree_end: Tensor, device: torch.device, dtype: torch.dtype) -> PrefixSums:
+    del dtype
+    return PrefixSums(subtree_end, device)
+
+
+@pytest.mark.parametrize("sums", [BlockSums, _prefix])
+def test_the_sums_of_large_networks_give_the_same_flow(
+    sums: Any, scenario: Scenario, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     points = scenario_points(scenario, net, 8, seed=9)
     dense = solve_power_flow(net, *points)
-    monkeypatch.setattr(flow, "PREFIX_SUM_BUSES", 1)
-    prefix = solve_power_flow(net, *points)
+    monkeypatch.setattr(flow, "tree_sums", sums)
+    monkeypatch.setattr(flow, "_solver", FlowSolver)
+    monkeypatch.setattr(tree_sums, "BLOCK_BUSES", 13)
+    result = solve_power_flow(net, *points)
     single = solve_power_flow(net, *(value.float() for value in points))
-    assert (prefix.v_pu - dense.v_pu).abs().max() < 1e-12
-    assert (prefix.losses_mw - dense.losses_mw).abs().max() < 1e-12
+    assert (result.v_pu - dense.v_pu).abs().max() < 1e-12
+    assert (result.losses_mw - dense.losses_mw).abs().max() < 1e-12
     assert (single.v_pu - dense.v_pu).abs().max() < 2e-5
 
 
 def test_a_network_beyond_the_dense_limit_satisfies_the_nodal_equations() -> None:
     net = chain(700)
-    assert net.num_buses > flow.PREFIX_SUM_BUSES
+    assert isinstance(tree_sums.tree_sums(net.subtree_end, CPU, torch.float64), PrefixSums)
     p_mw = torch.full((2, 700), -2e-4, dtype=torch.float64)
     points = Points(p_mw, p_mw / 3, torch.zeros(2, 0, dtype=torch.float64))
     result = solve_power_flow(net, *points, tolerance_pu=1e-12)

@@ -74,13 +74,15 @@ def test_current_limit_is_the_ampacity_in_per_unit() -> None:
 
 def test_a_subtree_is_a_range_of_the_order(scenario: Scenario) -> None:
     net = build_network(scenario)
-    path = net.path_matrix()
+    path = net.below(torch.arange(net.num_buses))
+    depths = net.path_sums(torch.ones(net.num_buses))
     for bus in range(net.num_buses):
         above, at = {bus}, bus
         while at:
             at = int(net.parent[at])
             above.add(at)
         assert set(torch.nonzero(path[:, bus]).flatten().tolist()) == above
+        assert depths[bus] == len(above)
 
 
 def test_a_branch_keeps_its_voltages_whichever_end_feeds_it() -> None:

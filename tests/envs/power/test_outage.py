@@ -14,6 +14,7 @@ from envs.power.flow import FlowSolver
 from envs.power.network import BASE_MVA
 from envs.power.outage import Outages
 from envs.power.regulators import TapSettler
+from envs.power.tree_sums import path_matrix
 from envs.scenario import Scenario
 from tests.envs.operating_points import Judge, scenario_points
 from tests.envs.pandapower_reference import solve, voltages
@@ -84,7 +85,7 @@ def test_outages_agree_with_pandapower_at_any_tap(scenario: Scenario, names: tup
 
 def test_every_outage_kills_its_subtree_and_nothing_else(scenario: Scenario) -> None:
     net = build_network(scenario)
-    outages, path = Outages(net, CPU, DOUBLE), net.path_matrix()
+    outages, path = Outages(net, CPU, DOUBLE), path_matrix(net.subtree_end)
     rng = torch.Generator().manual_seed(0)
     is_open = torch.rand(200, net.num_buses, generator=rng) < 0.03
     is_open[:, 0] = False
