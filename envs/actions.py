@@ -118,6 +118,8 @@ class ActionLayout:
             actions = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"actions must be a tensor or an array of numbers: {error}") from error
+        if actions.is_complex() or actions.dtype == torch.bool:
+            raise ValueError(f"actions must be a tensor or an array of real numbers, got {actions.dtype}")
         if tuple(actions.shape) == shape[1:]:
             actions = actions.expand(shape)
         if tuple(actions.shape) != shape:

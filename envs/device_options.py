@@ -48,7 +48,7 @@ class Inverter(Model):
     mode: InverterMode
     """`power_factor` holds one, `action` is one more action (share of what P leaves of s_max_mva), `volt_var` follows
     the voltage of the plant's own bus in the step before."""
-    power_factor: PositiveShare = 1.0
+    power_factor: Annotated[float, Field(ge=0.01, le=1)] = 1.0
     """P / S of mode power_factor."""
     absorbing: bool = False
     """Whether mode power_factor consumes its Q instead of injecting it."""

@@ -8,7 +8,6 @@ hash of seed, copy, episode and number, so it depends neither on the number of c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import inf
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -25,8 +24,8 @@ _OCCURS, _START, _DURATION, _SIZE = range(_DRAWS_PER_TARGET)
 _MAX_TARGETS = _DRAWS_PER_EVENT // _DRAWS_PER_TARGET - 1  # the last row of an event's draws chooses for `one`
 # field -> its neutral value, the one kind that it belongs to, its smallest and largest value
 _SIZES: dict[str, tuple[Interval, Kind, float, float]] = {
-    "price_factor": ((1.0, 1.0), "price_spike", 1.0, inf),
-    "price_adder_usd_per_mwh": ((0.0, 0.0), "price_spike", 0.0, inf),
+    "price_factor": ((1.0, 1.0), "price_spike", 1.0, 1e3),
+    "price_adder_usd_per_mwh": ((0.0, 0.0), "price_spike", 0.0, 1e6),
     "pv_share_lost": ((0.0, 0.0), "pv_dip", 0.0, 1.0),
 }
 

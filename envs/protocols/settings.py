@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from envs.protocols import auction, consensus, price_signal, setpoint
-from envs.quantities import NonNegative, Positive, Share
+from envs.quantities import NonNegative, PowerMw, Share
 from envs.scenario_parts import Model
 
 Vertical = Literal["none", "price_signal", "setpoint"]
@@ -33,7 +33,7 @@ class SetPoint(Model):
 
     target_mw: dict[str, float | None] = Field(default_factory=dict)
     """Microgrid -> exchange at its connection, import positive; null or not named: none."""
-    capacity_mw: Positive | None = None
+    capacity_mw: Annotated[PowerMw, Field(gt=0)] | None = None
     """Of the feeder, for all microgrids together; instead of target_mw."""
     share: dict[str, NonNegative] | None = None
     """Microgrid -> share of capacity_mw as its import limit; null: equal shares."""
@@ -46,6 +46,10 @@ class SetPoint(Model):
     def _one_kind(self) -> "SetPoint":
         if self.target_mw and self.capacity_mw is not None:
             raise ValueError("give target_mw or capacity_mw, got both")
+        if self.share is not None and self.capacity_mw is None:
+            raise ValueError(
+                "share belongs to capacity_mw and would be ignored without it; give capacity_mw or remove it"
+            )
         return self
 
 
@@ -63,7 +67,7 @@ class Consensus(Model):
 
     edges: str | tuple[tuple[str, str], ...] = consensus.EDGES
     """Who talks to whom: ring, line, star, complete, or pairs of microgrids; must connect all."""
-    rounds: Annotated[int, Field(ge=1)] | None = None
+    rounds: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Of averaging in each step; null: 10, or as many as the tolerance needs."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the first disagreement that may remain, instead of rounds."""

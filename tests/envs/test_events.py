@@ -224,6 +224,14 @@ def test_what_never_happens_has_no_column() -> None:
         ({**SPIKE, "duration_h": (0, 2)}, "duration_h above 0"),
         ({**SPIKE, "duration_h": (1, 200)}, r"duration_h of price_spike must be .* <= 168, got \[1, 200\]"),
         ({**SPIKE, "price_factor": (0.5, 1)}, "price_factor of price_spike must be .* 1 <= low"),
+        (
+            {**SPIKE, "price_factor": (1, float("inf"))},
+            r"price_factor of price_spike must be .* <= 1000, got \[1, inf\]",
+        ),
+        (
+            {**SPIKE, "price_adder_usd_per_mwh": (0, float("inf"))},
+            "price_adder_usd_per_mwh of price_spike .* <= 1e\\+06",
+        ),
         ({**SPIKE, "price_factor": (1, 1)}, "price_spike changes nothing: set price_factor or price_adder_usd_per_mwh"),
         ({**DIP, "pv_share_lost": (0.5, 1.5)}, "pv_share_lost of pv_dip must be .* <= 1, got"),
         ({**ISLANDING, "pv_share_lost": (0.5, 1)}, "pv_share_lost belongs to pv_dip, not to islanding; remove it"),

@@ -323,6 +323,9 @@ def test_bad_actions_are_named() -> None:
         env.step(torch.zeros(1, 3, 3))
     with pytest.raises(ValueError, match="actions must be a tensor or an array of numbers"):
         env.step([[0.0, 1.0], [0.0]])  # pyright: ignore[reportArgumentType]
+    for dtype in (torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=f"array of real numbers, got {dtype}"):
+            env.step(torch.zeros(2, 3, 3, dtype=dtype))
     bad = torch.zeros(2, 3, 3)
     bad[1, 2, 1] = torch.nan
     with pytest.raises(ValueError, match="must be finite, got nan for generator_p of MG3 in copy 1"):

@@ -87,6 +87,19 @@ KEYS: dict[str, Case] = {
         setpoint(target_mw={"MG1": 9.0}),
         ["protocols.setpoint.target_mw.MG1", "unreachable", "-0.9", "9.000 MW", "choose a value in this range"],
     ),
+    "share of no capacity": (
+        setpoint(target_mw={"MG1": 0.1}, share={"MG1": 0.5}),
+        ["protocols.setpoint", "share belongs to capacity_mw", "give capacity_mw or remove it"],
+    ),
+    "capacity in kW": (setpoint(capacity_mw=1500), ["protocols.setpoint.capacity_mw", "looks like kW", "1500"]),
+    "too many rounds": (
+        {"protocols": {"horizontal": "consensus", "consensus": {"rounds": 10**30}}},
+        ["protocols.consensus.rounds", "less than or equal to 1000000"],
+    ),
+    "power factor that is none": (
+        of_mg1(pv={"inverter": {"s_max_mva": 2.0, "mode": "power_factor", "power_factor": 1e-300}}),
+        ["microgrids.MG1.pv.inverter.power_factor", "greater than or equal to 0.01", "1e-300"],
+    ),
     "set-point of nobody": (setpoint(), ["protocols", "setpoint.target_mw or setpoint.capacity_mw", "give one"]),
     "p2p in a community": (
         {"protocols": {"horizontal": "p2p"}},
