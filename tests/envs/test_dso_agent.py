@@ -184,10 +184,8 @@ def test_the_pettingzoo_view_tells_steps_and_targets() -> None:
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "random"])
 def test_baselines_leave_the_dso_idle_and_do_with_microgrids_what_they_do_without_it(name: str) -> None:
     unit = {"generator": {"commitment": {"p_min_mw": 0.1}}}
-    env, plain = (
-        envs.make(num_envs=1, split="test", evaluation=True, microgrids={"MG2": unit}, **keys)
-        for keys in ({"dso_agent": {}}, {})
-    )
+    keys: dict[str, Any] = {"num_envs": 1, "split": "test", "evaluation": True, "microgrids": {"MG2": unit}}
+    env, plain = envs.make(**keys, dso_agent={}), envs.make(**keys)
     policy, other = make_baseline(name, env), make_baseline(name, plain)
     obs, plain_obs = env.reset()[0], plain.reset()[0]
     for _ in range(2):
