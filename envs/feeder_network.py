@@ -128,23 +128,9 @@ def _add(builder: NetworkBuilder, net: Network, area: str, prefix: str = "") -> 
         for regulator in net.regulators
     }
     for j in range(1, net.num_buses):
-        # V_j = k (V_p - z I) is the builder's V_b = V_a / ratio - z_b I_b with ratio = 1 / k and z_b = |k|^2 z
-        k = complex(net.ratio[j])
-        builder.add_branch(
-            Branch(
-                name=f"{prefix}{net.branch_names[j]}",
-                a=names[int(net.parent[j])],
-                b=names[j],
-                z_pu=complex(net.z_pu[j]) * abs(k) ** 2,
-                ratio=1 / k,
-                y_a_pu=complex(net.y_parent_pu[j]),
-                y_b_pu=complex(net.y_child_pu[j]),
-                rating_pu=float(net.rating_pu[j]),
-                is_trafo=bool(net.is_trafo[j]),
-                regulator=regulators.get(j),
-            ),
-            shunts_counted=True,  # in `net.y_pu`
-        )
+        name, parent = f"{prefix}{net.branch_names[j]}", names[int(net.parent[j])]
+        branch = Branch.of(net, j, name=name, a=parent, b=names[j], regulator=regulators.get(j))
+        builder.add_branch(branch, shunts_counted=True)  # in `net.y_pu`
 
 
 def _set_shunts(net: Any, feeder: Feeder) -> None:

@@ -181,21 +181,8 @@ def island_network(net: Network, head: int, root: int) -> Network:
         builder.add_shunt(str(j), complex(net.y_pu[j]))
     builder.add_shunt(str(head), -complex(net.y_child_pu[head]))
     for j in inside[1:]:
-        k = complex(net.ratio[j])
-        builder.add_branch(
-            Branch(
-                name=str(j),
-                a=str(int(net.parent[j])),
-                b=str(j),
-                z_pu=complex(net.z_pu[j]) * abs(k) ** 2,
-                ratio=1 / k,
-                y_a_pu=complex(net.y_parent_pu[j]),
-                y_b_pu=complex(net.y_child_pu[j]),
-                rating_pu=float(net.rating_pu[j]),
-                is_trafo=bool(net.is_trafo[j]),
-            ),
-            shunts_counted=True,
-        )
+        branch = Branch.of(net, j, name=str(j), a=str(int(net.parent[j])), b=str(j))
+        builder.add_branch(branch, shunts_counted=True)
     return builder.build()
 
 

@@ -35,6 +35,26 @@ class Branch:
     regulator: Mapping[str, Any] | None = None
     """Fields of `Regulator` but name and bus; only on branches fed from end a."""
 
+    @classmethod
+    def of(
+        cls, net: Network, bus: int, *, name: str, a: Hashable, b: Hashable, regulator: Mapping[str, Any] | None = None
+    ) -> "Branch":
+        """The branch above a bus of a finished tree, from its parent `a` to itself; its shunts are in `net.y_pu`."""
+        # V_j = k (V_p - z I) is V_b = V_a / ratio - z_b I_b with ratio = 1 / k and z_b = |k|^2 z
+        k = complex(net.ratio[bus])
+        return cls(
+            name=name,
+            a=a,
+            b=b,
+            z_pu=complex(net.z_pu[bus]) * abs(k) ** 2,
+            ratio=1 / k,
+            y_a_pu=complex(net.y_parent_pu[bus]),
+            y_b_pu=complex(net.y_child_pu[bus]),
+            rating_pu=float(net.rating_pu[bus]),
+            is_trafo=bool(net.is_trafo[bus]),
+            regulator=regulator,
+        )
+
 
 class NetworkBuilder:
     """Collects buses, branches, shunts and injections, then roots the tree. Shared by tables and pandapower."""

@@ -49,9 +49,13 @@ def tree_sums(subtree_end: Tensor, device: torch.device, dtype: torch.dtype) -> 
 
 def path_matrix(subtree_end: Tensor) -> Tensor:
     """(N, N) float64: [i, j] is 1 where branch i lies on the path from the slack bus to bus j, j = i included."""
+    return in_subtrees(subtree_end, torch.arange(len(subtree_end))).to(torch.float64)
+
+
+def in_subtrees(subtree_end: Tensor, buses: Tensor) -> Tensor:
+    """(n, N) bool: whether each bus lies in the subtree of each of `buses` (n,), itself included."""
     position = torch.arange(len(subtree_end))
-    inside = (position >= position[:, None]) & (position < subtree_end[:, None])
-    return inside.to(torch.float64)
+    return (position >= buses[:, None]) & (position < subtree_end[buses][:, None])
 
 
 class DenseSums:
