@@ -128,7 +128,8 @@ class Grid:
         target_pu = None
         if control is not None:
             b_pu = control.b_pu if cut is None else torch.where(cut.unfed, 0.0, control.b_pu)
-            drawn, target_pu = drawn._replace(b=drawn.b + b_pu), control.target_pu
+            drawn = Load(drawn.power, drawn.shunt - torch.stack([torch.zeros_like(b_pu), b_pu]))
+            target_pu = control.target_pu
         settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, target_pu, frozen)
         converged = settled.flow.converged
         flow, new_tap = settled.flow, settled.tap
@@ -144,9 +145,9 @@ class Grid:
         currents = self._solver.currents(flow, load)
         pcc_p, pcc_q = currents.power(self._pcc)
         head_p, _ = currents.power(slice(0, 1))
-        sums_p, sums_q = load.p @ self._own, load.q @ self._own
+        sums_p, sums_q = load.power @ self._own
         pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
-        head_p = torch.where(converged, head_p, load.p.sum(-1, keepdim=True))
+        head_p = torch.where(converged, head_p, load.power[0].sum(-1, keepdim=True))
         v_pu, loading_squared = self._solver.v_squared(flow).sqrt(), currents.i_squared_pu
         loading_squared = loading_squared / self._solver.rating_pu.square()
         if cut is not None:

@@ -115,7 +115,9 @@ class Island:
         dead = self._outages.unfed(demand.is_open)
         plants = demand.plants * ~dead[:, self._plant_buses]
         cut = torch.zeros_like(demand.energy_mwh)  # (C,) curtailed share
-        flow, load = self._flow(demand, dead, plants, tolerance_pu)
+        load = self._load(demand, dead, plants)
+        tau2 = self._solver.tau_squared(plants.new_zeros(len(plants), 0))
+        flow = self._solver.solve(load, tau2, tolerance_pu)
         p_mw, q_mvar = self._battery(flow, load)
         for _ in range(CURTAIL_ROUNDS):
             surplus = p_mw - self.limits.charge_mw(demand.energy_mwh, q_mvar)
@@ -127,16 +129,9 @@ class Island:
                 break
             cut[rows] = (cut[rows] + surplus[rows] / produced[rows]).clamp(0.0, 1.0)
             some = Demand(*(part[rows] for part in demand))
-            part, drawn = self._flow(
-                some, dead[rows], plants[rows] * (1 - cut[rows, None]), tolerance_pu, flow.u[:, rows]
-            )
-            flow = FlowState(
-                flow.u.index_copy(1, rows, part.u),
-                flow.tau2,
-                flow.converged.index_copy(0, rows, part.converged),
-                flow.sweeps.index_add(0, rows, part.sweeps),
-            )
-            load = Load(*(whole.index_copy(0, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
+            drawn = self._load(some, dead[rows], plants[rows] * (1 - cut[rows, None]))
+            self._solver.solve_again(flow, rows, drawn, flow.tau2[rows], tolerance_pu)
+            load = Load(*(whole.index_copy(1, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
             p_mw, q_mvar = self._battery(flow, load)
         alive = flow.converged & self.limits.cover(p_mw, q_mvar, demand.energy_mwh)
         i_squared = self._solver.currents(flow, load).i_squared_pu
@@ -151,12 +146,8 @@ class Island:
             loading_squared=torch.where(lives, i_squared * self._loading_per_i2, 0.0),
         )
 
-    def _flow(
-        self, demand: Demand, dead: Tensor, plants: Tensor, tolerance_pu: float, start: Tensor | None = None
-    ) -> tuple[FlowState, Load]:
-        load = self._outages.load(demand.p - plants @ self._place, demand.q, demand.is_open, dead)
-        tau2 = self._solver.tau_squared(plants.new_zeros(len(plants), 0))
-        return self._solver.solve(load, tau2, tolerance_pu, start), load
+    def _load(self, demand: Demand, dead: Tensor, plants: Tensor) -> Load:
+        return self._outages.load(demand.p - plants @ self._place, demand.q, demand.is_open, dead)
 
     def _battery(self, flow: FlowState, load: Load) -> tuple[Tensor, Tensor]:
         """(C,) P and Q of the battery, charging and consuming positive: what comes back from the network."""

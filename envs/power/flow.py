@@ -36,16 +36,14 @@ class FlowState(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What the buses of C copies draw, in pu: constant power and shunts. A single row is for all copies."""
+    """What the buses of C copies draw, P and Q in pu, consumption positive. A single row is for all copies."""
 
-    p: Tensor  # (C, N) real power, consumption positive
-    q: Tensor  # (C, N) reactive
-    g: Tensor  # (C, N) shunt conductance
-    b: Tensor  # (C, N) shunt susceptance, capacitive positive
+    power: Tensor  # (2, C, N) constant power
+    shunt: Tensor  # (2, C, N) constant impedance: what it draws at 1 pu, conductance and minus susceptance
 
     def of(self, rows: Tensor) -> "Load":
         """Of some copies."""
-        return Load(*(part if len(part) == 1 else part[rows] for part in self))
+        return Load(*(part if part.shape[1] == 1 else part.index_select(1, rows) for part in self))
 
 
 class PowerFlow(NamedTuple):
@@ -176,15 +174,15 @@ class FlowSolver:
         regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.long)
         self._regulator_path = real(net.below(regulated))  # (R, N)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
-        self._r, self._x = real(net.z_pu.real), real(net.z_pu.imag)
-        self._g, self._b = real(net.y_pu.real)[None], real(net.y_pu.imag)[None]
+        self.z = real(torch.view_as_real(net.z_pu).movedim(-1, 0))[:, None]  # (2, 1, N)
+        self.shunt = real(torch.view_as_real(net.y_pu.conj().resolve_conj()).movedim(-1, 0))[:, None]  # (2, 1, N)
         slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
-        self._slack = real(torch.view_as_real(slack_v_pu)).view(2, 1, 1)
-        self._sums = tree_sums(net.subtree_end, device, dtype)
+        self.slack = real(torch.view_as_real(slack_v_pu)).view(2, 1)
+        self.sums = tree_sums(net.subtree_end, device, dtype)
 
     def load(self, p: Tensor, q: Tensor) -> Load:
         """Powers (C, N) in pu with the network's own shunts."""
-        return Load(p, q, self._g, self._b)
+        return Load(torch.stack([p, q]), self.shunt)
 
     def tau_squared(self, tap: Tensor) -> Tensor:
         """(C, R) tap positions -> (C, N) squared product of all ratios on the path to each bus."""
@@ -193,7 +191,7 @@ class FlowSolver:
 
     def flat_start(self, copies: int) -> Tensor:
         """(2, C, N) voltages at no load."""
-        return self._slack.expand(2, copies, len(self.parent)).contiguous()
+        return self.slack[..., None].expand(2, copies, len(self.parent)).contiguous()
 
     def referred(self, v_pu: Tensor, tau2: Tensor) -> Tensor:
         """(C, N) complex voltages -> (2, C, N)."""
@@ -204,14 +202,13 @@ class FlowSolver:
         """(C, N) complex voltages."""
         return torch.complex(state.u[0], state.u[1]) * state.tau2.sqrt() * self._rotation
 
-    def v_squared(self, state: FlowState) -> Tensor:
-        """(C, N) squared voltage magnitudes."""
-        return (state.u[0].square() + state.u[1].square()) * state.tau2
+    def v_squared(self, state: FlowState, buses: Tensor | slice = slice(None)) -> Tensor:
+        """(C, n) squared voltage magnitudes of some buses, or of all."""
+        u = state.u[:, :, buses]
+        return torch.addcmul(u[0] * u[0], u[1], u[1]).mul_(state.tau2[:, buses])
 
     def solve(self, load: Load, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
         """Sweep until every copy has converged or 60 sweeps are over.
-
-        A copy stops at its own last sweep, so that its result does not depend on the others.
 
         Args:
             load: of C copies.
@@ -221,88 +218,115 @@ class FlowSolver:
         """
         copies, device = len(tau2), tau2.device
         start = self.flat_start(copies) if u_init is None else u_init
-        u = torch.empty_like(start)  # each copy's row is written when it finishes
-        converged = torch.zeros(copies, dtype=torch.bool, device=device)
-        sweeps = torch.zeros(copies, dtype=torch.int64, device=device)
-        rows = torch.arange(copies, device=device)  # of the copies that `work` holds
-        work = _Sweep(self, load, tau2, start)
-        running = torch.ones_like(converged)
-        for _ in range(MAX_SWEEPS):
-            change2 = work.advance()
-            sweeps[rows] += running
-            done = running & (change2 < tolerance_pu**2)
-            remaining = int(running.sum() - done.sum())
-            if remaining == len(running):
+        flow = FlowState(
+            u=torch.empty_like(start),
+            tau2=tau2,
+            converged=torch.zeros(copies, dtype=torch.bool, device=device),
+            sweeps=torch.zeros(copies, dtype=torch.int64, device=device),
+        )
+        self._sweep(flow, torch.arange(copies, device=device), Sweep(self, load, tau2, start), tolerance_pu)
+        return flow
+
+    def solve_again(self, flow: FlowState, rows: Tensor, load: Load, tau2: Tensor, tolerance_pu: float) -> None:
+        """Solve copies `rows` of `flow` once more in place, from where they are, with other taps or loads.
+
+        `load` and `tau2` hold these copies only; their sweeps add up.
+        """
+        work = Sweep(self, load, tau2, flow.u.index_select(1, rows))
+        flow.tau2.index_copy_(0, rows, tau2)
+        flow.converged.index_fill_(0, rows, False)
+        self._sweep(flow, rows, work, tolerance_pu)
+
+    def _sweep(self, flow: FlowState, rows: Tensor, work: "Sweep", tolerance_pu: float) -> None:
+        """Sweep `work`, the copies `rows` of `flow`; each is written there when it finishes.
+
+        A copy stops at its own last sweep, so that its result does not depend on the others.
+        """
+        running, left = torch.ones_like(rows, dtype=torch.bool), len(rows)
+        for sweep in range(1, MAX_SWEEPS + 1):
+            done = work.advance() < tolerance_pu**2
+            finished = torch.nonzero(done & running).flatten()
+            if len(finished) == 0:
                 continue
-            u[:, rows[done]] = work.u[:, done]
-            converged[rows[done]] = True
-            if remaining == 0:
-                return FlowState(u, tau2, converged, sweeps)
-            running = running & ~done
-            if remaining < COMPACT_BELOW * len(running):
-                work, rows = work.select(running), rows[running]
-                running = torch.ones_like(rows, dtype=torch.bool)
-        u[:, rows[running]] = work.u[:, running]
-        return FlowState(u, tau2, converged, sweeps)
+            self._write(flow, rows, work, finished, sweep)
+            flow.converged.index_fill_(0, rows[finished], True)
+            left -= len(finished)
+            if left == 0:
+                return
+            running &= ~done
+            if left < COMPACT_BELOW * len(rows):
+                keep = torch.nonzero(running).flatten()
+                work, rows, running = work.select(keep), rows[keep], running[keep]
+        self._write(flow, rows, work, torch.nonzero(running).flatten(), MAX_SWEEPS)
+
+    @staticmethod
+    def _write(flow: FlowState, rows: Tensor, work: "Sweep", which: Tensor, sweeps: int) -> None:
+        places = rows[which]
+        flow.u.index_copy_(1, places, work.u.index_select(1, which))
+        flow.sweeps[places] += sweeps
 
     def currents(self, state: FlowState, load: Load) -> Currents:
         """Branch currents of a solution of `solve` for this load."""
-        j = self._sums.downstream(_Sweep(self, load, state.tau2, state.u).bus_currents())
-        i_squared = (j[0].square() + j[1].square()) / state.tau2[:, self.parent]
+        j = self.sums.downstream(bus_currents(state.u, load.power, load.shunt * state.tau2, limit(state.tau2)))
+        i_squared = torch.addcmul(j[0] * j[0], j[1], j[1]).div_(state.tau2.index_select(1, self.parent))
         i_squared[:, 0] = 0.0  # no branch above the slack bus
         return Currents(state.u, j, i_squared, self.parent)
 
     def losses(self, state: FlowState, currents: Currents, load: Load) -> Tensor:
         """(C,) series and shunt losses in pu."""
-        return (currents.i_squared_pu * self._r + self.v_squared(state) * load.g).sum(-1)
+        return (currents.i_squared_pu * self.z[0] + self.v_squared(state) * load.shunt[0]).sum(-1)
 
 
-class _Sweep:
+def limit(tau2: Tensor) -> Tensor:
+    """(C, N) largest 1 / |U|^2 at which a load draws constant power: |V| is 0.8 pu there."""
+    return tau2 / LOW_VOLTAGE_PU**2
+
+
+def bus_currents(u: Tensor, power: Tensor, shunt: Tensor, limit: Tensor) -> Tensor:
+    """conj(S / U) + y tau^2 U at every bus, (2, C, N); constant power down to 0.8 pu.
+
+    Args:
+        u: (2, C, N) referred voltages.
+        power: (2, C, N) P and Q drawn.
+        shunt: (2, C, N) P and Q drawn by the shunts at |U| = 1, tau^2 included.
+        limit: (C, N) largest 1 / |U|^2.
+    """
+    weight = torch.addcmul(u[0] * u[0], u[1], u[1]).reciprocal_()
+    torch.minimum(weight, limit, out=weight)
+    active, reactive = drawn = torch.addcmul(shunt, power, weight)  # P and Q drawn at |U| = 1
+    current = drawn[0] * u
+    current[0].addcmul_(reactive, u[1])
+    current[1].addcmul_(reactive, u[0], value=-1.0)
+    return current
+
+
+class Sweep:
     """The copies that still iterate, and the constants of their solve."""
 
     def __init__(self, solver: FlowSolver, load: Load, tau2: Tensor, u: Tensor) -> None:
-        tau2_parent = tau2[:, solver.parent]
-        self._sums, self._slack = solver._sums, solver._slack
-        self._constants = (
-            load.p.expand_as(tau2),
-            load.q.expand_as(tau2),
-            tau2 / LOW_VOLTAGE_PU**2,
-            load.g * tau2,
-            load.b * tau2,
-            solver._r / tau2_parent,
-            solver._x / tau2_parent,
-        )
+        self._sums, self._slack = solver.sums, solver.slack
+        self._power, self._shunt, self._limit = load.power.expand_as(u), load.shunt * tau2, limit(tau2)
+        self._z = solver.z / -tau2.index_select(1, solver.parent)
         self.u = u
-
-    def bus_currents(self) -> Tensor:
-        """conj(S / U) + y tau^2 U at every bus, (2, C, N); constant power down to 0.8 pu."""
-        p, q, limit, g, b, _, _ = self._constants
-        u_re, u_im = self.u
-        weight = torch.addcmul(u_re * u_re, u_im, u_im).reciprocal_()
-        torch.minimum(weight, limit, out=weight)
-        active = torch.addcmul(g, p, weight)
-        reactive = torch.addcmul(b, q, weight, value=-1.0).neg_()
-        current = torch.empty_like(self.u)
-        torch.mul(active, u_re, out=current[0]).addcmul_(reactive, u_im)
-        torch.mul(active, u_im, out=current[1]).addcmul_(reactive, u_re, value=-1.0)
-        return current
 
     def advance(self) -> Tensor:
         """One sweep; returns the largest squared change of each copy, (C,)."""
-        r, x = self._constants[-2:]
-        current = self._sums.downstream(self.bus_currents())
-        drop = torch.empty_like(current)
-        torch.mul(r, current[0], out=drop[0]).addcmul_(x, current[1], value=-1.0)
-        torch.mul(r, current[1], out=drop[1]).addcmul_(x, current[0])
-        after = torch.sub(self._slack, self._sums.path(drop), out=drop)
-        change = after - self.u
+        current = self._sums.downstream(bus_currents(self.u, self._power, self._shunt, self._limit))
+        rise = self._z[0] * current
+        rise[0].addcmul_(self._z[1], current[1], value=-1.0)
+        rise[1].addcmul_(self._z[1], current[0])
+        rise[..., 0] = self._slack  # the slack bus is the first of every path
+        after = self._sums.path(rise)
+        change = torch.sub(after, self.u, out=rise)
         self.u = after
         return torch.addcmul(change[0] * change[0], change[1], change[1]).amax(-1)
 
-    def select(self, keep: Tensor) -> "_Sweep":
+    def select(self, keep: Tensor) -> "Sweep":
         """The same solve for fewer copies."""
-        other = object.__new__(_Sweep)
+        other = object.__new__(Sweep)
         other._sums, other._slack = self._sums, self._slack
-        other._constants = tuple(constant[keep] for constant in self._constants)
-        other.u = self.u[:, keep]
+        other._power, other._shunt, other._z, other.u = (
+            part.index_select(1, keep) for part in (self._power, self._shunt, self._z, self.u)
+        )
+        other._limit = self._limit.index_select(0, keep)
         return other

@@ -16,10 +16,10 @@ class Outages:
 
     def __init__(self, net: Network, device: torch.device, dtype: torch.dtype) -> None:
         self._parent, self._end = net.parent.to(device), net.subtree_end.to(device)
-        y = net.y_pu.to(device)
-        self._g, self._b = y.real.to(dtype), y.imag.to(dtype)
-        own = net.y_parent_pu.to(device)
-        self._own_g, self._own_b = own.real.to(dtype), own.imag.to(dtype)
+        self._shunt, self._own_shunt = (  # (2, 1, N) P and Q at 1 pu
+            torch.view_as_real(y.conj().resolve_conj()).movedim(-1, 0)[:, None].to(device, dtype)
+            for y in (net.y_pu, net.y_parent_pu)
+        )
 
     def unfed(self, is_open: Tensor) -> Tensor:
         """(C, N) bool: an open branch lies on the path from the root.
@@ -38,9 +38,6 @@ class Outages:
         An open branch takes its own share of charging and magnetisation at its live end with it.
         """
         alive = (~unfed).to(p)
-
-        def left(total: Tensor, own: Tensor) -> Tensor:
-            gone = torch.zeros_like(p).index_add_(1, self._parent, is_open * own)
-            return (total - gone) * alive
-
-        return Load(p * alive, q * alive, left(self._g, self._own_g), left(self._b, self._own_b))
+        power = torch.stack([p, q])
+        gone = torch.zeros_like(power).index_add_(2, self._parent, is_open * self._own_shunt)
+        return Load(power * alive, (self._shunt - gone) * alive)

@@ -39,7 +39,7 @@ class TapSettler:
             return torch.tensor(values, dtype=torch.float64).to(like)
 
         self._bus = bus.to(like.device)
-        self._levels = [torch.nonzero(depth == level).flatten().to(like.device) for level in depth.unique()]
+        self._depth = int(depth.max()) + 1 if len(depth) else 0
         self._upstream = between.to(like)
         self._target, self._half_band = column("target_pu"), column("half_band_pu")
         self._step, self._tap_min, self._tap_max = column("step_pu"), column("tap_min"), column("tap_max")
@@ -60,15 +60,15 @@ class TapSettler:
             v_pu: (C, R) voltage magnitudes at the regulated buses.
             target_pu: (C, R) or (1, R) to hold; default the network's.
         """
-        target_pu = self.target_pu if target_pu is None else target_pu
-        moves = torch.zeros_like(tap)
-        for level in self._levels:
-            upstream = (moves * self._step) @ self._upstream[:, level]
-            error = target_pu[:, level] - v_pu[:, level] - upstream
-            wish = torch.where(error.abs() > self._half_band[level], torch.round(error / self._step[level]), 0.0)
-            reached = torch.clamp(tap[:, level] + wish, self._tap_min[level], self._tap_max[level])
-            moves[:, level] = reached - tap[:, level]
-        return tap + moves
+        error = (self.target_pu if target_pu is None else target_pu) - v_pu
+        reached = self._reached(tap, error)
+        for _ in range(self._depth - 1):  # each pass settles the regulators one level further from the head
+            reached = self._reached(tap, error - ((reached - tap) * self._step) @ self._upstream)
+        return reached
+
+    def _reached(self, tap: Tensor, error: Tensor) -> Tensor:
+        wish = torch.round(error / self._step).mul_(error.abs() > self._half_band)
+        return wish.add_(tap).clamp_(self._tap_min, self._tap_max)
 
     def settle(
         self,
@@ -95,25 +95,17 @@ class TapSettler:
         target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
         flow = solver.solve(load, solver.tau_squared(tap), tolerance_pu, u_init)
         rounds = torch.ones_like(flow.sweeps)
-        rows = torch.arange(len(tap), device=tap.device)
-        part, taps = flow, tap
+        rows, taps = torch.arange(len(tap), device=tap.device), tap
         for _ in range(MAX_ROUNDS - 1):
             old = taps[rows]
-            v_pu = solver.v_squared(part)[:, self._bus].sqrt()
-            new = torch.where(part.converged[:, None], self.moved(old, v_pu, target_pu[rows]), old)
-            if frozen is not None:
-                new = torch.where(frozen[rows], old, new)
-            changed = (new != old).any(-1)
-            rows, new = rows[changed], new[changed]
-            if len(rows) == 0:
+            v_pu = solver.v_squared(flow, self._bus)[rows].sqrt()
+            stays = ~flow.converged[rows, None] if frozen is None else ~flow.converged[rows, None] | frozen[rows]
+            new = torch.where(stays, old, self.moved(old, v_pu, target_pu[rows]))
+            changed = torch.nonzero((new != old).any(-1)).flatten()
+            if len(changed) == 0:
                 break
-            part = solver.solve(load.of(rows), solver.tau_squared(new), tolerance_pu, part.u[:, changed])
+            rows, new = rows[changed], new[changed]
+            solver.solve_again(flow, rows, load.of(rows), solver.tau_squared(new), tolerance_pu)
             taps = taps.index_copy(0, rows, new)
-            flow = FlowState(
-                flow.u.index_copy(1, rows, part.u),
-                flow.tau2.index_copy(0, rows, part.tau2),
-                flow.converged.index_copy(0, rows, part.converged),
-                flow.sweeps.index_add(0, rows, part.sweeps),
-            )
             rounds[rows] += 1
         return Settled(taps, flow, rounds)

@@ -17,6 +17,7 @@ from envs.baselines.tree import check_provable
 from envs.composition import build_network, scenario_tables
 from envs.microgrid import MicrogridEnv
 from envs.power import solve_power_flow
+from envs.power.flow import Load
 from envs.scenario import load_scenario
 from mappo import TrainConfig, Trainer
 from tests.envs.operating_points import Judge, Points
@@ -88,7 +89,7 @@ def test_the_grid_is_that_of_a_scenario_with_these_settings_and_of_pandapower(
     control = env._dso.control(torch.tensor([[c844, c848, first, second]]))
     assert control is not None
     load = solver.load(-p_mw, -q_mvar)
-    state = solver.solve(load._replace(b=load.b + control.b_pu), solver.tau_squared(point.tap), 1e-11)
+    state = solver.solve(Load(load.power, load.shunt - torch.stack([0 * control.b_pu, control.b_pu])), solver.tau_squared(point.tap), 1e-11)
     assert np.abs(expected - solver.voltage(state)[0, judge.position].numpy()).max() < 1e-7
 
 
