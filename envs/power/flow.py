@@ -174,8 +174,8 @@ class FlowSolver:
         regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.long)
         self._regulator_path = real(net.below(regulated))  # (R, N)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
-        self.z = real(torch.view_as_real(net.z_pu).movedim(-1, 0))[:, None]  # (2, 1, N)
-        self.shunt = real(torch.view_as_real(net.y_pu.conj().resolve_conj()).movedim(-1, 0))[:, None]  # (2, 1, N)
+        self.z = real(torch.stack([net.z_pu.real, net.z_pu.imag]))[:, None]  # (2, 1, N)
+        self.shunt = real(torch.stack([net.y_pu.real, -net.y_pu.imag]))[:, None]  # (2, 1, N)
         slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
         self.slack = real(torch.view_as_real(slack_v_pu)).view(2, 1)
         self.sums = tree_sums(net.subtree_end, device, dtype)
@@ -293,8 +293,8 @@ def bus_currents(u: Tensor, power: Tensor, shunt: Tensor, limit: Tensor) -> Tens
     """
     weight = torch.addcmul(u[0] * u[0], u[1], u[1]).reciprocal_()
     torch.minimum(weight, limit, out=weight)
-    active, reactive = drawn = torch.addcmul(shunt, power, weight)  # P and Q drawn at |U| = 1
-    current = drawn[0] * u
+    active, reactive = torch.addcmul(shunt, power, weight)  # drawn at |U| = 1
+    current = active * u
     current[0].addcmul_(reactive, u[1])
     current[1].addcmul_(reactive, u[0], value=-1.0)
     return current

@@ -17,8 +17,7 @@ class Outages:
     def __init__(self, net: Network, device: torch.device, dtype: torch.dtype) -> None:
         self._parent, self._end = net.parent.to(device), net.subtree_end.to(device)
         self._shunt, self._own_shunt = (  # (2, 1, N) P and Q at 1 pu
-            torch.view_as_real(y.conj().resolve_conj()).movedim(-1, 0)[:, None].to(device, dtype)
-            for y in (net.y_pu, net.y_parent_pu)
+            torch.stack([y.real, -y.imag])[:, None].to(device, dtype) for y in (net.y_pu, net.y_parent_pu)
         )
 
     def unfed(self, is_open: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ def test_the_grid_is_that_of_a_scenario_with_these_settings_and_of_pandapower(
     control = env._dso.control(torch.tensor([[c844, c848, first, second]]))
     assert control is not None
     load = solver.load(-p_mw, -q_mvar)
-    state = solver.solve(Load(load.power, load.shunt - torch.stack([0 * control.b_pu, control.b_pu])), solver.tau_squared(point.tap), 1e-11)
+    capacitors = torch.stack([torch.zeros_like(control.b_pu), control.b_pu])
+    load = Load(load.power, load.shunt - capacitors)
+    state = solver.solve(load, solver.tau_squared(point.tap), 1e-11)
     assert np.abs(expected - solver.voltage(state)[0, judge.position].numpy()).max() < 1e-7
 
 
