@@ -106,5 +106,8 @@ def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterato
 
 def split(batch: Batch, count: int) -> Iterator[Batch]:
     """At most `count` parts of equal size, views of the batch."""
+    if count == 1:
+        yield batch
+        return
     for parts in zip(*(field.chunk(count, dim=1) for field in batch), strict=True):
         yield Batch(*parts)

@@ -5,19 +5,17 @@ Multi-Agent Reinforcement Learning", ICLR 2022 (arXiv:2109.11251), algorithm 4.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mappo.buffer import Batch
 from mappo.config import StepSizes
 from mappo.losses import MAX_LOG_RATIO
-from mappo.networks import Actor, Critic
+from mappo.networks import Critic
 from mappo.policy import Policy
 from mappo.update import (
     Metrics,
     Updater,
     UpdateSettings,
-    clip_grad_norm_by_policy,
-    make_optimizer,
     mean_metrics,
     set_learning_rate,
 )
@@ -34,7 +32,9 @@ class HappoUpdater(Updater):
         """Agent a must have policy a."""
         assert policy.actor.body.each_its_own, "TrainConfig makes the policies of happo independent"
         super().__init__(policy, critic, settings)
-        self.agents = [AgentOptimizer(policy.actor, agent) for agent in range(policy.actor.body.num_policies)]
+        agents = range(policy.actor.body.num_policies)
+        # Adam on one agent's row: the others' weights and moments stay as they are
+        self.agent_optimizers = [self.actor_weights.optimizer(slice(agent, agent + 1)) for agent in agents]
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs of every agent, then of the critic; means over minibatches and agents."""
@@ -45,7 +45,7 @@ class HappoUpdater(Updater):
         for agent in agents:
             own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
-            set_learning_rate(self.agents[agent].adam, sizes.lr)
+            set_learning_rate(self.agent_optimizers[agent], sizes.lr)
             metrics.append(self.epochs(own, generator, lambda part, agent=agent: self.agent_step(part, sizes, agent)))
             factor = factor * self._ratio(own, agent)
         critic = self.epochs(batch, generator, lambda part: self.critic_step(part, sizes))
@@ -53,15 +53,15 @@ class HappoUpdater(Updater):
 
     def agent_step(self, minibatch: Batch, sizes: StepSizes, agent: int) -> Metrics:
         """One gradient step of one agent's policy on a minibatch that holds that agent only."""
-        self.policy.actor.zero_grad()
+        self.actor_weights.grad.zero_()
         metrics = self.actor_gradient(minibatch, sizes, agent)
-        norms = clip_grad_norm_by_policy(self.policy.actor.parameters(), self.settings.max_grad_norm)
-        self.agents[agent].step()
+        norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
+        self.agent_optimizers[agent].step()
         return metrics | {"policy/grad_norm": norms[agent]}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One for each agent, and the critic's."""
-        actors = {f"actor_optimizer_{agent}": optimizer.adam for agent, optimizer in enumerate(self.agents)}
+        actors = {f"actor_optimizer_{agent}": adam for agent, adam in enumerate(self.agent_optimizers)}
         return {**actors, "critic_optimizer": self.critic_optimizer}
 
     @torch.no_grad()
@@ -70,23 +70,6 @@ class HappoUpdater(Updater):
         distribution, _ = self.policy.actor(own.obs, own.action_mask, own.memory[0], own.starts, agent)
         log_ratio = distribution.log_prob(own.actions) - own.log_prob
         return torch.where(own.alive, log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), 1.0)
-
-
-class AgentOptimizer:
-    """Adam on one agent's rows of the stacked weights: the others' weights and moments stay as they are."""
-
-    def __init__(self, actor: Actor, agent: int) -> None:
-        """The rows share the memory of the actor's parameters, which must not be moved afterwards."""
-        self.parameters = list(actor.parameters())
-        self.whose = slice(agent, agent + 1)
-        self.rows = [nn.Parameter(parameter.data[self.whose]) for parameter in self.parameters]
-        self.adam = make_optimizer(self.rows)
-
-    def step(self) -> None:
-        """Apply the agent's rows of the gradient."""
-        for row, parameter in zip(self.rows, self.parameters, strict=True):
-            row.grad = None if parameter.grad is None else parameter.grad[self.whose]
-        self.adam.step()
 
 
 def of_agent(batch: Batch, agent: int) -> Batch:

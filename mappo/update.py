@@ -1,20 +1,21 @@
 """The PPO update: epochs of minibatches for actor and critic, each with an optimiser of its own.
 
 Data flow: Batch -> minibatches -> losses -> optimisers. Gradient clipping and Adam act on each policy by itself: every
-parameter is stacked (P, ...), norms are taken over one policy's rows, and losses are summed over policies.
+parameter is a part of `StackedParameters`, a row for each policy, and losses are summed over policies.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mappo.buffer import Batch, minibatches, split
 from mappo.config import StepSizes
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
 from mappo.networks import Critic
 from mappo.policy import Policy
+from mappo.stacked_parameters import StackedParameters
 
 Metrics = dict[str, Tensor]
 TARGET_KL_SLACK = 1.5
@@ -41,8 +42,10 @@ class Updater:
         self.policy = policy
         self.critic = critic
         self.settings = settings
-        self.actor_optimizer = make_optimizer(policy.actor.parameters())
-        self.critic_optimizer = make_optimizer(critic.parameters())
+        self.actor_weights = StackedParameters(policy.actor.parameters())
+        self.critic_weights = StackedParameters(critic.parameters())
+        self.actor_optimizer = self.actor_weights.optimizer()
+        self.critic_optimizer = self.critic_weights.optimizer()
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
@@ -68,9 +71,9 @@ class Updater:
 
     def actor_step(self, minibatch: Batch, sizes: StepSizes) -> Metrics:
         """One gradient step of all policies; the metrics stay on the device."""
-        self.actor_optimizer.zero_grad()
+        self.actor_weights.grad.zero_()
         metrics = self.actor_gradient(minibatch, sizes)
-        norms = clip_grad_norm_by_policy(self.policy.actor.parameters(), self.settings.max_grad_norm)
+        norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
         self.actor_optimizer.step()
         return metrics | {"policy/grad_norm": norms.mean()}
 
@@ -90,7 +93,7 @@ class Updater:
             surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, share, clip=sizes.clip)
             with torch.set_grad_enabled(sizes.ent_coef > 0):  # without a bonus it is only logged
                 entropy = entropy_bonus(distribution.entropy(), share)
-            (surrogate.loss - sizes.ent_coef * entropy).backward()
+            self.actor_weights.backward(surrogate.loss - sizes.ent_coef * entropy)
             sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))
         loss, approx_kl, clip_fraction, entropy = torch.stack(sums).sum(0) / total
         names = ("losses/policy", "policy/approx_kl", "policy/clip_fraction", "policy/entropy")
@@ -101,16 +104,16 @@ class Updater:
         critic, settings = self.critic, self.settings
         weights = policy_weights(minibatch.value_alive, critic.value_ids, critic.body.num_policies)
         clip = sizes.clip if settings.value_clip else None
-        self.critic_optimizer.zero_grad()
+        self.critic_weights.grad.zero_()
         losses: list[Tensor] = []
         parts = split(minibatch, settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(settings.grad_accumulation, dim=1), strict=True):
             values, _ = critic(part.obs, part.state, part.critic_memory[0], part.starts)
             delta = settings.huber_delta
             loss = value_loss(values, part.values, part.returns, share, huber_delta=delta, clip=clip)
-            loss.backward()
+            self.critic_weights.backward(loss)
             losses.append(loss.detach())
-        norms = clip_grad_norm_by_policy(critic.parameters(), settings.max_grad_norm)
+        norms = self.critic_weights.clip_grad_norm(settings.max_grad_norm)
         self.critic_optimizer.step()
         total = weights.sum().clamp(min=1e-8)
         return {"losses/value": torch.stack(losses).sum() / total, "value/grad_norm": norms.mean()}
@@ -122,27 +125,10 @@ class Updater:
         return bool(approx_kl > TARGET_KL_SLACK * self.settings.target_kl)
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
-    """Adam over stacked parameters; its moments are elementwise, so each policy has its own."""
-    # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
-    return torch.optim.Adam(parameters, eps=1e-5, fused=True)
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def clip_grad_norm_by_policy(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale each policy's gradient (row p of every parameter) to at most `max_norm`; returns the norms before (P,)."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
-    norm = torch.linalg.vector_norm(norms, dim=0)  # (P,)
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for grad in grads:
-        grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))
-    return norm
 
 
 def mean_metrics(per_minibatch: list[Metrics]) -> Metrics:

@@ -35,9 +35,9 @@ def test_an_agents_turn_moves_its_own_rows_and_moments_alone(make_trainer: MakeT
     batch = next_batch(trainer)
     updater.update(batch, SIZES, trainer.generator)
     before = [parameter.detach().clone() for parameter in trainer.policy.actor.parameters()]
-    moments = str(updater.agents[0].adam.state_dict())
+    moments = str(updater.agent_optimizers[0].state_dict())
     updater.agent_step(of_agent(batch, 1), SIZES, 1)
-    assert str(updater.agents[0].adam.state_dict()) == moments
+    assert str(updater.agent_optimizers[0].state_dict()) == moments
     for old, new in zip(before, trainer.policy.actor.parameters(), strict=True):
         assert torch.equal(old[[0, 2]], new[[0, 2]])
     assert any(

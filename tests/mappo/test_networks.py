@@ -12,17 +12,18 @@ from mappo import TrainConfig
 from mappo.layers import StackedNet
 from mappo.networks import Actor, build_actor, build_critic, critic_obs, critic_view, input_width
 from mappo.spaces import EnvSpec
-from mappo.update import clip_grad_norm_by_policy, make_optimizer
+from mappo.stacked_parameters import StackedParameters
+from mappo.update import set_learning_rate
 from tests.toy_envs import TargetEnv
 from tests.toy_tasks import RandomEnv
 
 
 def test_gradient_clipping_acts_on_each_policy_by_itself() -> None:
     parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 1, 2))]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-        parameter.grad[1] *= 1e6
-    norms = clip_grad_norm_by_policy(parameters, 10.0)
+    weights = StackedParameters(parameters)
+    scale = torch.tensor([1.0, 1e6])
+    weights.backward(torch.stack([(parameter.flatten(1).sum(1) * scale).sum() for parameter in parameters]).sum())
+    norms = weights.clip_grad_norm(10.0)
     torch.testing.assert_close(norms, torch.tensor([math.sqrt(5), 1e6 * math.sqrt(5)]))
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert all((grad[0] == 1).all() for grad in grads)
@@ -105,12 +106,14 @@ def test_stacked_policies_stay_separate_policies_through_adam(recurrent: Any) ->
     one_policy = torch.zeros(3, dtype=torch.long)
 
     def train(actor: Actor, weights: torch.Tensor) -> None:
-        optimizer = make_optimizer(actor.parameters())
+        stacked = StackedParameters(actor.parameters())
+        optimizer = stacked.optimizer()
+        set_learning_rate(optimizer, 1e-3)
         for _ in range(3):
-            optimizer.zero_grad()
+            stacked.grad.zero_()
             log_prob, entropy = act(actor, spec, width)
-            ((log_prob + entropy) * weights).sum().backward()
-            clip_grad_norm_by_policy(actor.parameters(), 0.5)
+            stacked.backward(((log_prob + entropy) * weights).sum())
+            stacked.clip_grad_norm(0.5)
             optimizer.step()
 
     alone = []

@@ -191,7 +191,7 @@ def test_the_step_sizes_are_those_of_the_losses(make_trainer: MakeTrainer) -> No
     moved = batch._replace(log_prob=batch.log_prob - 0.5, advantages=batch.advantages.abs() + 0.1)
     norms = []
     for sizes in (replace(SIZES, clip=0.2, ent_coef=0.0), replace(SIZES, clip=0.8, ent_coef=0.0), SIZES):
-        trainer.policy.actor.zero_grad()
+        trainer.updater.actor_weights.grad.zero_()
         trainer.updater.actor_gradient(moved, sizes)
         norms.append(torch.cat([gradient.flatten() for gradient in gradients(trainer.policy.actor)]).norm().item())
     assert norms[0] == 0

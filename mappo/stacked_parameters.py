@@ -1,0 +1,51 @@
+"""The parameters of a stacked module as rows of one tensor, so that a step's arithmetic is a few calls, not a few each.
+
+Data flow: module -> StackedParameters (data and gradients, P x W) -> clipping, Adam. Dims: P policies, W weights of
+one policy's network.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class StackedParameters:
+    """Moves parameters (P, ...) into one tensor (P, W) that they become views of; gradients are gathered likewise.
+
+    They must stay there: load into them, never replace them.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The parameters must be on their device already."""
+        self._parameters = list(parameters)
+        self.data = _rows(self._parameters)  # (P, W)
+        self.grad = torch.zeros_like(self.data)  # (P, W)
+        widths = [parameter[0].numel() for parameter in self._parameters]
+        places = zip(self._parameters, self.data.split(widths, 1), self.grad.split(widths, 1), strict=True)
+        for parameter, data, grad in places:
+            parameter.data = data.unflatten(1, parameter.shape[1:])
+            parameter.grad = grad.unflatten(1, parameter.shape[1:])
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to `grad`."""
+        # not loss.backward(): that would add to each parameter's by itself
+        self.grad += _rows(torch.autograd.grad(loss, self._parameters, materialize_grads=True))
+
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
+        """Scale each policy's gradient to at most `max_norm`; returns the norms before, (P,)."""
+        norms = torch.linalg.vector_norm(self.grad, dim=1)
+        self.grad.mul_((max_norm / (norms + 1e-6)).clamp_(max=1.0).unsqueeze(1))
+        return norms
+
+    def optimizer(self, policies: slice = slice(None)) -> torch.optim.Adam:
+        """Adam over the rows of some policies; its moments are elementwise, so each policy has its own."""
+        rows = nn.Parameter(self.data[policies])
+        rows.grad = self.grad[policies]
+        # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
+        return torch.optim.Adam([rows], eps=1e-5, fused=True)
+
+
+def _rows(stacked: Iterable[Tensor]) -> Tensor:
+    """Tensors (P, ...) -> (P, W)."""
+    return torch.cat([tensor.detach().flatten(1) for tensor in stacked], dim=1)
