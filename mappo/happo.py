@@ -4,21 +4,26 @@ Data flow: as update.py, whose losses, epochs and critic it shares. Kuba et al.,
 Multi-Agent Reinforcement Learning", ICLR 2022 (arXiv:2109.11251), algorithm 4.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from mappo.buffer import Batch
 from mappo.config import StepSizes
+from mappo.distributed import Ranks
 from mappo.losses import MAX_LOG_RATIO
 from mappo.networks import Actor, Critic
 from mappo.policy import Policy
 from mappo.update import (
+    Living,
     Metrics,
     Updater,
     UpdateSettings,
     clip_grad_norm_by_policy,
     make_optimizer,
     mean_metrics,
+    policy_metrics,
     set_learning_rate,
 )
 
@@ -30,10 +35,10 @@ class HappoUpdater(Updater):
     old probabilities of the actions of the agents before it: their change is part of its advantage.
     """
 
-    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings) -> None:
+    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings, ranks: Ranks | None = None) -> None:
         """Agent a must have policy a."""
         assert policy.actor.body.each_its_own, "TrainConfig makes the policies of happo independent"
-        super().__init__(policy, critic, settings)
+        super().__init__(policy, critic, settings, ranks)
         self.agents = [AgentOptimizer(policy.actor, agent) for agent in range(policy.actor.body.num_policies)]
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
@@ -46,18 +51,22 @@ class HappoUpdater(Updater):
             own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
             set_learning_rate(self.agents[agent].adam, sizes.lr)
-            metrics.append(self.epochs(own, generator, lambda part, agent=agent: self.agent_step(part, sizes, agent)))
+            metrics.append(self.epochs(own, generator, self._step_of(agent, sizes)))
             factor = factor * self._ratio(own, agent)
-        critic = self.epochs(batch, generator, lambda part: self.critic_step(part, sizes))
+        critic = self.epochs(batch, generator, lambda part, living: self.critic_step(part, sizes, living))
         return mean_metrics(metrics) | critic
 
-    def agent_step(self, minibatch: Batch, sizes: StepSizes, agent: int) -> Metrics:
+    def agent_step(self, minibatch: Batch, sizes: StepSizes, agent: int, living: Living | None = None) -> Metrics:
         """One gradient step of one agent's policy on a minibatch that holds that agent only."""
         self.policy.actor.zero_grad()
-        metrics = self.actor_gradient(minibatch, sizes, agent)
+        sums = self.actor_gradient(minibatch, sizes, agent, living)
+        self.add_ranks(self.policy.actor.parameters(), [sums])
         norms = clip_grad_norm_by_policy(self.policy.actor.parameters(), self.settings.max_grad_norm)
         self.agents[agent].step()
-        return metrics | {"policy/grad_norm": norms[agent]}
+        return policy_metrics(sums) | {"policy/grad_norm": norms[agent]}
+
+    def _step_of(self, agent: int, sizes: StepSizes) -> Callable[[Batch, Living | None], Metrics]:
+        return lambda minibatch, living: self.agent_step(minibatch, sizes, agent, living)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One for each agent, and the critic's."""
