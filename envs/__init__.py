@@ -30,9 +30,9 @@ def make(
         scenario: name of a packaged scenario or path of a YAML file.
         scenario_content: absolute path -> content of YAML files, used instead of the file; `env.spec` holds it, so
             that a checkpoint's env can be rebuilt after its file changed or moved.
-        settings: fields of `EnvSettings` (`num_envs`, `group_size`, `device`, `seed`, `split`, `evaluation`,
-            `critic_state`, `penalty`, `dtype`); every other name is a key of the scenario file, nested keys as dicts:
-            `horizon="week"`, `safety={"v_min_pu": 0.96}`.
+        settings: fields of `EnvSettings` (`num_envs`, `first_copy`, `group_size`, `device`, `seed`, `split`,
+            `evaluation`, `critic_state`, `penalty`, `dtype`); every other name is a key of the scenario file, nested
+            keys as dicts: `horizon="week"`, `safety={"v_min_pu": 0.96}`.
 
     Raises:
         ValueError: an unknown scenario or key, a value that breaks its rule, missing or damaged data.

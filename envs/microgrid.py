@@ -7,7 +7,7 @@ is known without asking the device.
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -51,6 +51,8 @@ class MicrogridEnv:
         spec: keyword arguments of `envs.make` that rebuild this env.
     """
 
+    copy_dims: ClassVar[Mapping[str, int]] = {"u": 1, "multipliers": 1}
+
     def __init__(self, scenario: Scenario, settings: EnvSettings, spec: Mapping[str, Any] | None = None) -> None:
         self.scenario, self.settings, self.spec = scenario, settings, dict(spec or {})
         self.device, self._dtype = env_device(settings.device), DTYPES[settings.dtype]
@@ -67,7 +69,7 @@ class MicrogridEnv:
             scenario,
             profiles,
             starts,
-            self.num_envs,
+            range(settings.first_copy, settings.first_copy + self.num_envs),
             seed=settings.seed,
             evaluation=settings.evaluation,
             group_size=self.group_size,
@@ -244,7 +246,10 @@ class MicrogridEnv:
         result = {"j_usd_per_day": float(cost.mean())}
         if self.reference is None or not self.settings.evaluation:
             return {"score": -result["j_usd_per_day"], **result}
-        return result | self.reference.summary(cost, self._drawer.day)
+        days = self._drawer.day
+        if len(cost) != self.num_envs:  # of all ranks
+            days = self._drawer.evaluated_days(torch.arange(len(cost)))
+        return result | self.reference.summary(cost, days)
 
     def figures(self) -> dict[str, Any]:
         """Pictures of the first copy's last day of an evaluation (matplotlib); empty outside evaluation."""

@@ -25,6 +25,9 @@ class EnvSettings:
 
     num_envs: int | None = None
     """Copies B; None: 1, or in evaluation one per day (or week) of the split."""
+    first_copy: int = 0
+    """Number of the first copy, where others are stepped elsewhere: copy b draws what copy first_copy + b of one env
+    with all of them draws."""
     group_size: int = 1
     """So many neighbouring copies draw the same episodes: the learner compares them. An evaluation has no groups."""
     device: str = "cpu"
@@ -49,6 +52,9 @@ class EnvSettings:
         copies = self.num_envs or 1
         if self.group_size < 1 or (copies % self.group_size and not self.evaluation):
             raise ValueError(f"--group-size must be at least 1 and divide --num-envs {copies}, got {self.group_size}")
+        if self.first_copy < 0 or (self.first_copy % self.group_size and not self.evaluation):
+            rule = f"must be a multiple of --group-size {self.group_size} and not negative"
+            raise ValueError(f"first_copy {rule}, got {self.first_copy}")
         if not self.penalty >= 0:
             raise ValueError(f"--penalty must not be negative, got {self.penalty}")
         for flag, value, choices in (
@@ -68,6 +74,7 @@ class EnvSettings:
             raise ValueError(f"evaluation must be True or False, got {self.evaluation!r}")
         plain = {
             "num_envs": None if self.num_envs is None else whole_number("--num-envs", self.num_envs),
+            "first_copy": whole_number("first_copy", self.first_copy),
             "group_size": whole_number("--group-size", self.group_size),
             "seed": whole_number("--seed", self.seed),
             "device": str(self.device),

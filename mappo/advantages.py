@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mappo.distributed import Add, alone
+
 ADVANTAGE_EPS = 1e-5
 
 
@@ -94,13 +96,16 @@ def centre_groups(advantages: Tensor, alive: Tensor, group_size: int) -> Tensor:
     return (groups - mean).flatten(1, 2)
 
 
-def normalize_advantages(advantages: Tensor, alive: Tensor, mode: str) -> Tensor:
-    """(T, B, A) to mean 0 and population std 1 over living entries: of the `batch`, of each `agent`, or `none`."""
+def normalize_advantages(advantages: Tensor, alive: Tensor, mode: str, add: Add = alone) -> Tensor:
+    """(T, B, A) to mean 0 and population std 1 over living entries: of the `batch`, of each `agent`, or `none`.
+
+    `add` sums over the ranks that hold the other copies.
+    """
     if mode == "none":
         return advantages
     dims = (0, 1, 2) if mode == "batch" else (0, 1)
     weight = alive.to(advantages.dtype)
-    count = weight.sum(dims, keepdim=True).clamp(min=1)
-    mean = (advantages * weight).sum(dims, keepdim=True) / count
-    variance = ((advantages - mean).square() * weight).sum(dims, keepdim=True) / count
+    count = add(weight.sum(dims, keepdim=True)).clamp(min=1)
+    mean = add((advantages * weight).sum(dims, keepdim=True)) / count
+    variance = add(((advantages - mean).square() * weight).sum(dims, keepdim=True)) / count
     return (advantages - mean) / (variance.sqrt() + ADVANTAGE_EPS)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mappo.distributed import WHOLE, Share
+
 
 class RolloutBuffer(NamedTuple):
     """Preallocated tensors, overwritten each iteration. Row T of obs and state is what the next rollout starts from."""
@@ -95,13 +97,34 @@ def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: 
     )
 
 
-def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
-    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts."""
-    size = batch.obs.shape[1]
+def minibatches(
+    batch: Batch, count: int, generator: torch.Generator, share: Share = WHOLE, num_envs: int = 1
+) -> Iterator[Batch]:
+    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts.
+
+    Where the batch is one rank's share, of `num_envs` copies, the order is that of the chunks of all ranks, and of each
+    part the rank gets those that it holds: more or fewer than its share, but together all ranks have the whole part.
+    """
+    size = batch.obs.shape[1] * share.count
     assert size % count == 0, "TrainConfig.minibatch_count checks this"
-    order = torch.randperm(size, generator=generator, device=batch.obs.device)
+    order, sizes = torch.randperm(size, generator=generator, device=batch.obs.device), [size // count] * count
+    if share.count > 1:
+        order, sizes = own_rows(order, count, share, num_envs)
     # Gather once and slice: one pass over memory, and minibatches are views.
-    yield from split(Batch(*(field.index_select(1, order) for field in batch)), count)
+    shuffled = (field.index_select(1, order).split(sizes, dim=1) for field in batch)
+    for parts in zip(*shuffled, strict=True):
+        yield Batch(*parts)
+
+
+def own_rows(order: Tensor, count: int, share: Share, num_envs: int) -> tuple[Tensor, list[int]]:
+    """What one rank holds of an order (N,) of all ranks' chunks: its rows, and how many are in each of `count` parts.
+
+    Chunks are numbered as `Batch` has them: by time, and at each time the copies of all ranks side by side.
+    """
+    time, copy = order // (num_envs * share.count), order % (num_envs * share.count)
+    mine = copy // num_envs == share.index
+    rows = time * num_envs + copy % num_envs
+    return rows[mine], mine.view(count, -1).sum(1).tolist()
 
 
 def split(batch: Batch, count: int) -> Iterator[Batch]:

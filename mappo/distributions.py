@@ -8,13 +8,15 @@ Dims: (..., A, U) with any leading dims.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mappo.distributed import WHOLE, Share
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -26,8 +28,8 @@ BETA_START = 1.7  # the smaller of alpha and beta where a policy starts
 class Distribution(Protocol):
     """One head's distribution; `ProductDistribution` joins several."""
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Raw actions (..., A, columns)."""
+    def sample(self, generator: torch.Generator | None = None, share: Share = WHOLE) -> Tensor:
+        """Raw actions (..., A, columns); those of one rank's share (B, A, columns) of the copies, if not of all."""
         ...
 
     def mode(self) -> Tensor:
@@ -63,9 +65,9 @@ class Gaussian:
         self.valid = valid
         self.bounded = bounded
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, share: Share = WHOLE) -> Tensor:
         """Draw raw actions; padded columns stay 0."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        noise = numbers_like(self.mean, lambda x: x.normal_(generator=generator), share)
         return (self.mean + self.log_std.exp() * noise) * self.valid
 
     def mode(self) -> Tensor:
@@ -120,8 +122,13 @@ class Beta:
         self.alpha, self.beta = (1 + functional.softplus(outputs)).chunk(2, dim=-1)
         self.valid = valid
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw x as a ratio of Gamma samples, away from the ends, where the density may be 0 to rounding."""
+    def sample(self, generator: torch.Generator | None = None, share: Share = WHOLE) -> Tensor:
+        """Draw x as a ratio of Gamma samples, away from the ends, where the density may be 0 to rounding.
+
+        How many random numbers that takes depends on alpha and beta, so each rank has a stream of its own.
+        """
+        if share.count > 1:
+            generator = stream_of(generator, share, self.alpha.device)
         # torch.distributions draws from it too, but takes no generator
         gamma = torch._standard_gamma  # pyright: ignore[reportPrivateImportUsage]
         a, b = gamma(self.alpha, generator=generator), gamma(self.beta, generator=generator)
@@ -160,12 +167,12 @@ class Categorical:
         self.valid = valid
         self.log_p = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min).log_softmax(-1)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, share: Share = WHOLE) -> Tensor:
         """Draw by exponential races: the option with the smallest Exp(1) / p is i with probability p_i.
 
         Where no option is allowed, as for a dead agent, it is 0, which every choice has.
         """
-        race = torch.empty_like(self.log_p).exponential_(generator=generator)
+        race = numbers_like(self.log_p, lambda x: x.exponential_(generator=generator), share)
         return (self.log_p.exp() / race).argmax(-1) * self.allowed.any(-1) * self.valid
 
     def mode(self) -> Tensor:
@@ -196,9 +203,9 @@ class ProductDistribution:
         self.parts = parts
         self.columns = list(columns)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Raw actions (..., A, U)."""
-        return torch.cat([part.sample(generator) for part in self.parts], dim=-1)
+    def sample(self, generator: torch.Generator | None = None, share: Share = WHOLE) -> Tensor:
+        """Raw actions (..., A, U); see `Distribution`."""
+        return torch.cat([part.sample(generator, share) for part in self.parts], dim=-1)
 
     def mode(self) -> Tensor:
         """Raw actions of the deterministic policy (..., A, U)."""
@@ -300,6 +307,26 @@ def _quadrature(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tenso
         torch.tensor(nodes, dtype=dtype, device=device),
         torch.tensor(weights / weights.sum(), dtype=dtype, device=device),
     )
+
+
+def numbers_like(x: Tensor, fill: Callable[[Tensor], Tensor], share: Share) -> Tensor:
+    """Random numbers of x's shape (B, ...) and memory layout, which `fill` draws for the copies of all shares.
+
+    So every copy meets the numbers that it would meet in one process, and all ranks' generators stay the same.
+    """
+    if share.count == 1:
+        return fill(torch.empty_like(x))
+    outer_first = sorted(range(x.dim()), key=lambda dim: -x.stride(dim))
+    copies = len(x)
+    shape = [share.count * copies if dim == 0 else x.shape[dim] for dim in outer_first]
+    numbers = fill(x.new_empty(shape)).permute([outer_first.index(dim) for dim in range(x.dim())])
+    return numbers.narrow(0, share.index * copies, copies)
+
+
+def stream_of(generator: torch.Generator | None, share: Share, device: torch.device) -> torch.Generator:
+    """A new generator of this rank's own, from a number that all ranks draw."""
+    seed = torch.randint(2**62, (), generator=generator, device=device).item()
+    return torch.Generator(device).manual_seed(int(seed) + share.index)
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mappo.distributed import Add, alone
 from mappo.vec_env import MetricSpec, Step, VecEnv
 
 REDUCTIONS = ("sum", "mean", "max", "min", "last")
@@ -106,9 +107,12 @@ class CompletedEpisodes:
         self._sum = self._sum + total if len(self._sum) else total
         self.totals.reset(ended)
 
-    def drain(self, agents: Sequence[str], reward_mode: str) -> dict[str, float]:
-        """Means over the episodes that ended since the last call, one transfer; empty if none did."""
-        count, length, *rest = self._sum.tolist()
+    def drain(self, agents: Sequence[str], reward_mode: str, add: Add = alone) -> dict[str, float]:
+        """Means over the episodes that ended since the last call, one transfer; empty if none did.
+
+        `add` sums over the ranks that play the other copies.
+        """
+        count, length, *rest = add(self._sum).tolist()
         self._sum = torch.zeros(0)
         if not count:
             return {"train/episodes": 0.0}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mappo.advantages import shape_rewards
+from mappo.distributed import Ranks
 from mappo.episodes import EpisodeTotals, Totals, metric_specs
 from mappo.rollout import ended_episodes, next_starts, reset_env, step_env
 from mappo.spaces import EnvSpec, check_step
@@ -50,8 +51,12 @@ class EvalResult:
 
 
 @torch.no_grad()
-def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps: int = 10_000) -> EvalResult:
+def evaluate(
+    policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps: int = 10_000, ranks: Ranks | None = None
+) -> EvalResult:
     """Play one episode in every copy from `env.reset()`; what a copy does after its first episode does not count.
+
+    With several ranks each plays the copies of its env, and all get the result of all copies.
 
     Raises:
         EndlessEpisodeError: an episode did not end within `max_steps`.
@@ -59,11 +64,18 @@ def evaluate(policy: Acts, env: VecEnv, *, reward_mode: str = "mean", max_steps:
     spec = EnvSpec.of(env)
     reset = getattr(policy, "reset", lambda _=None: None)  # only policies with a memory need one
     reset()
+    totals, endless = None, None
     try:
         totals = _play(policy, reset, env, spec, max_steps)
+    except EndlessEpisodeError as error:
+        endless = str(error)
     finally:
         reset()  # nothing of these episodes stays with the policy
-    return _summarise(totals, env, spec, reward_mode)
+    if ranks is not None:
+        endless = ranks.told_by_any(endless)
+    if totals is None or endless is not None:
+        raise EndlessEpisodeError(endless)
+    return _summarise(totals if ranks is None else _of_all(totals, ranks), env, spec, reward_mode)
 
 
 def _play(policy: Acts, reset: Callable[[Tensor], None], env: VecEnv, spec: EnvSpec, max_steps: int) -> Totals:
@@ -99,6 +111,18 @@ def _keep(result: Totals | None, now: Totals, rows: Tensor) -> Totals:
     metrics = {name: torch.where(rows, now.metrics[name], value) for name, value in result.metrics.items()}
     returns = torch.where(rows.unsqueeze(-1), now.returns, result.returns)
     return Totals(returns, torch.where(rows, now.length, result.length), metrics)
+
+
+def _of_all(totals: Totals, ranks: Ranks) -> Totals:
+    """Rows of all ranks, in their order."""
+    if ranks.count == 1:
+        return totals
+    device = totals.returns.device
+    metrics = {name: value.cpu() for name, value in totals.metrics.items()}
+    parts: list[Totals] = ranks.gather(Totals(totals.returns.cpu(), totals.length.cpu(), metrics))
+    rows = {name: torch.cat([part.metrics[name] for part in parts]).to(device) for name in metrics}
+    returns, length = ([getattr(part, name) for part in parts] for name in ("returns", "length"))
+    return Totals(torch.cat(returns).to(device), torch.cat(length).to(device), rows)
 
 
 def _summarise(totals: Totals, env: VecEnv, spec: EnvSpec, reward_mode: str) -> EvalResult:

@@ -4,20 +4,27 @@ Data flow: as update.py, whose losses, epochs and critic it shares. Kuba et al.,
 Multi-Agent Reinforcement Learning", ICLR 2022 (arXiv:2109.11251), algorithm 4.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from mappo.buffer import Batch
 from mappo.config import StepSizes
+from mappo.distributed import Ranks
 from mappo.losses import MAX_LOG_RATIO
 from mappo.networks import Critic
 from mappo.policy import Policy
+from mappo.stacked_parameters import adam
 from mappo.update import (
+    Living,
     Metrics,
     Updater,
     UpdateSettings,
     mean_metrics,
+    policy_metrics,
     set_learning_rate,
+    value_metrics,
 )
 
 
@@ -28,13 +35,14 @@ class HappoUpdater(Updater):
     old probabilities of the actions of the agents before it: their change is part of its advantage.
     """
 
-    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings) -> None:
+    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings, ranks: Ranks | None = None) -> None:
         """Agent a must have policy a."""
         assert policy.actor.body.each_its_own, "TrainConfig makes the policies of happo independent"
-        super().__init__(policy, critic, settings)
+        super().__init__(policy, critic, settings, ranks)
         agents = range(policy.actor.body.num_policies)
-        # Adam on one agent's row: the others' weights and moments stay as they are
-        self.agent_optimizers = [self.actor_weights.optimizer(slice(agent, agent + 1)) for agent in agents]
+        # each on its agent's row: the others' weights and moments stay as they are
+        self.agent_optimizers = [adam(self.actor_weights.rows(slice(agent, agent + 1))) for agent in agents]
+        self.critic_optimizer = adam(self.critic_weights.rows())
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs of every agent, then of the critic; means over minibatches and agents."""
@@ -46,18 +54,31 @@ class HappoUpdater(Updater):
             own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
             set_learning_rate(self.agent_optimizers[agent], sizes.lr)
-            metrics.append(self.epochs(own, generator, lambda part, agent=agent: self.agent_step(part, sizes, agent)))
+            metrics.append(self.epochs(own, generator, self._step_of(agent, sizes)))
             factor = factor * self._ratio(own, agent)
-        critic = self.epochs(batch, generator, lambda part: self.critic_step(part, sizes))
+        critic = self.epochs(batch, generator, lambda part, living: self.critic_step(part, sizes, living))
         return mean_metrics(metrics) | critic
 
-    def agent_step(self, minibatch: Batch, sizes: StepSizes, agent: int) -> Metrics:
+    def agent_step(self, minibatch: Batch, sizes: StepSizes, agent: int, living: Living | None = None) -> Metrics:
         """One gradient step of one agent's policy on a minibatch that holds that agent only."""
         self.actor_weights.grad.zero_()
-        metrics = self.actor_gradient(minibatch, sizes, agent)
+        sums = self.actor_gradient(minibatch, sizes, agent, living)
+        self.ranks.sum_all_([self.actor_weights.grad, sums])
         norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
         self.agent_optimizers[agent].step()
-        return metrics | {"policy/grad_norm": norms[agent]}
+        return policy_metrics(sums) | {"policy/grad_norm": norms[agent]}
+
+    def critic_step(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Metrics:
+        """One gradient step of all critics; the metrics stay on the device."""
+        self.critic_weights.grad.zero_()
+        sums = self.critic_gradient(minibatch, sizes, living)
+        self.ranks.sum_all_([self.critic_weights.grad, sums])
+        norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
+        self.critic_optimizer.step()
+        return value_metrics(sums) | {"value/grad_norm": norms.mean()}
+
+    def _step_of(self, agent: int, sizes: StepSizes) -> Callable[[Batch, Living | None], Metrics]:
+        return lambda minibatch, living: self.agent_step(minibatch, sizes, agent, living)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One for each agent, and the critic's."""

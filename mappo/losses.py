@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mappo.distributed import Add, alone
+
 MAX_LOG_RATIO = 20.0
 
 
@@ -22,9 +24,12 @@ class PolicyLoss(NamedTuple):
     clip_fraction: Tensor
 
 
-def policy_weights(alive: Tensor, ids: Tensor, num_policies: int) -> Tensor:
-    """(..., A) bool and the policy id of each column (A,) -> (..., A): alive / (living entries of that policy)."""
-    living = alive.flatten(0, -2).sum(0).float()
+def policy_weights(alive: Tensor, ids: Tensor, num_policies: int, living: Tensor | None = None) -> Tensor:
+    """(..., A) bool and the policy id of each column (A,) -> (..., A): alive / (living entries of that policy).
+
+    `living` (A,) counts those of each column where `alive` is only one rank's share of them.
+    """
+    living = (alive.flatten(0, -2).sum(0) if living is None else living).float()
     count = living.new_zeros(num_policies).index_add(0, ids, living)
     return alive / count.clamp(min=1)[ids]
 
@@ -67,14 +72,17 @@ def value_loss(
     return (weights * loss).sum()
 
 
-def explained_variance(values: Tensor, returns: Tensor, alive: Tensor) -> Tensor:
-    """1 - Var(R - V) / Var(R) over living entries, all (..., V); 0 where the returns do not vary."""
+def explained_variance(values: Tensor, returns: Tensor, alive: Tensor, add: Add = alone) -> Tensor:
+    """1 - Var(R - V) / Var(R) over living entries, all (..., V); 0 where the returns do not vary.
+
+    `add` sums over the ranks that hold the other copies.
+    """
     weight = alive.to(returns.dtype)
-    total = weight.sum().clamp(min=1)
+    total = add(weight.sum()).clamp(min=1)
 
     def variance(x: Tensor) -> Tensor:
-        mean = (weight * x).sum() / total
-        return (weight * (x - mean).square()).sum() / total
+        mean = add((weight * x).sum()) / total
+        return add((weight * (x - mean).square()).sum()) / total
 
     spread = variance(returns)
     return torch.where(spread > 0, 1 - variance(returns - values) / spread.clamp(min=1e-12), 0.0)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mappo.distributed import Add, alone
+
 STD_EPS = 1e-8
 
 
@@ -43,6 +45,13 @@ def pool_moments(moments: Moments, group_ids: Tensor, num_groups: int) -> Moment
     mean = zeros.index_add(0, group_ids, moments.n * moments.mean) / count.clamp(min=1)
     between = moments.n * (moments.mean - mean[group_ids]).square()
     return Moments(count, mean, zeros.index_add(0, group_ids, moments.m2 + between))
+
+
+def add_moments(moments: Moments, add: Add) -> Moments:
+    """Moments of the union of all ranks' samples, as in `pool_moments`."""
+    count = add(moments.n.clone())
+    mean = add(moments.n * moments.mean) / count.clamp(min=1)
+    return Moments(count, mean, add(moments.m2 + moments.n * (moments.mean - mean).square()))
 
 
 class RunningMeanStd(nn.Module):
@@ -92,10 +101,12 @@ class RunningMeanStd(nn.Module):
         broken = [entry for moments in self._gathered for entry in (~moments.m2.isfinite()).nonzero().tolist()]
         return (broken[0][0], broken[0][1]) if broken else None
 
-    def commit(self) -> None:
-        """Merge what was gathered into the statistics."""
+    def commit(self, add: Add = alone) -> None:
+        """Merge what was gathered into the statistics; `add` sums over the ranks that gathered from other copies."""
         for moments in self._gathered:
             pooled = pool_moments(moments, self.row_ids, self.num_rows)
+            if add is not alone:
+                pooled = add_moments(pooled, add)
             merged = merge_moments(Moments(self.count, self.mean, self.m2), pooled)
             self.count, self.mean, self.m2 = merged
         self._gathered = []
@@ -127,15 +138,18 @@ class ValueNorm(nn.Module):
         variance = torch.maximum(mean_square - mu.square(), 1e-4 * mean_square + 1e-12)
         return mu, torch.where(self.d > 0, variance.sqrt(), 1.0)
 
-    def update(self, returns: Tensor, alive: Tensor) -> None:
-        """Take in returns (..., V) where alive (..., V); a column without any keeps its statistics."""
+    def update(self, returns: Tensor, alive: Tensor, add: Add = alone) -> None:
+        """Take in returns (..., V) where alive (..., V); a column without any keeps its statistics.
+
+        `add` sums over the ranks that hold the other copies.
+        """
         if not self.enabled:
             return
         returns, weight = returns.flatten(0, -2).double(), alive.flatten(0, -2).double()
-        count = weight.sum(0)
+        count = add(weight.sum(0))
         rate = (count > 0).double() * (1 - self.beta)
         for old, value in ((self.m, returns), (self.q, returns.square()), (self.d, torch.ones_like(returns))):
-            old.lerp_((value * weight).sum(0) / count.clamp(min=1), rate)
+            old.lerp_(add((value * weight).sum(0)) / count.clamp(min=1), rate)
 
     def normalize(self, values: Tensor) -> Tensor:
         """(values - mu) / sigma."""

@@ -20,6 +20,7 @@ from mappo.adapters.parallel_layout import check_parallel
 from mappo.adapters.pettingzoo import PettingZooVecEnv
 from mappo.buffer import RolloutBuffer, Widths
 from mappo.config import TrainConfig
+from mappo.distributed import Ranks
 from mappo.happo import HappoUpdater
 from mappo.logger import Row
 from mappo.networks import Critic, input_width
@@ -54,36 +55,39 @@ def is_factory(env: object) -> TypeGuard[Factory]:
 
 
 def make_envs(
-    env: VecEnv | Factory, eval_env: VecEnv | Factory | None, config: TrainConfig, undo: ExitStack
+    env: VecEnv | Factory, eval_env: VecEnv | Factory | None, config: TrainConfig, undo: ExitStack, ranks: Ranks
 ) -> tuple[VecEnv, VecEnv | None]:
     """The envs to train and to evaluate on; `undo` closes those that were made here.
 
     Raises:
         ValueError: see `training_env`; or sizes that do not fit, or no such device, before anything is made.
     """
-    copies = (config.num_envs or DEFAULT_NUM_ENVS) if is_factory(env) else getattr(env, "num_envs", None)
-    if copies is not None and copies > 0:
+    copies = (config.num_envs or DEFAULT_NUM_ENVS) if is_factory(env) else getattr(env, "num_envs", 0) * ranks.count
+    if copies > 0:
         config.minibatch_count(copies)
     if config.device != "auto":
         checked_device(config.device)
-    made = training_env(env, config)
+    made = training_env(env, config, ranks)
     if is_factory(env):
         undo.callback(made.close)
-    evaluation = evaluation_env(eval_env, env, config)
+    evaluation = evaluation_env(eval_env, env, config, ranks)
     if evaluation is not None and evaluation is not eval_env:
         undo.callback(evaluation.close)
     return made, evaluation
 
 
-def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
+def training_env(env: VecEnv | Factory, config: TrainConfig, ranks: Ranks) -> VecEnv:
     """The batched env to train on; a factory's envs are stepped in this process or in --num-workers others.
+
+    With several ranks it holds this rank's copies: as many on each, together --num-envs.
 
     Raises:
         ValueError: neither a VecEnv nor a factory, or a VecEnv with another number of copies than --num-envs.
     """
     if is_factory(env):
-        copies = config.num_envs or DEFAULT_NUM_ENVS
-        return PettingZooVecEnv(env, copies, num_workers=config.num_workers, seed=config.seed)
+        mine = ranks.equal_part(config.num_envs or DEFAULT_NUM_ENVS, "--num-envs")
+        workers = config.num_workers
+        return PettingZooVecEnv(env, len(mine), first_copy=mine.start, num_workers=workers, seed=config.seed)
     if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
         check_parallel(env)
         raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
@@ -94,17 +98,35 @@ def training_env(env: VecEnv | Factory, config: TrainConfig) -> VecEnv:
             f"--num-workers {config.num_workers} is for envs that the trainer makes itself, and this one is made "
             "already; leave it out, or give the env its workers"
         )
-    if config.num_envs not in (None, env.num_envs):
-        raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {env.num_envs}, or be left out")
+    if config.num_envs not in (None, env.num_envs * ranks.count):
+        of = f"{env.num_envs}" if ranks.count == 1 else f"{env.num_envs} copies on each of {ranks.count} ranks"
+        raise ValueError(f"--num-envs {config.num_envs} must be that of the env, {of}, or be left out")
     return env
 
 
-def evaluation_env(eval_env: VecEnv | Factory | None, env: VecEnv | Factory, config: TrainConfig) -> VecEnv | None:
+def evaluation_env(
+    eval_env: VecEnv | Factory | None, env: VecEnv | Factory, config: TrainConfig, ranks: Ranks
+) -> VecEnv | None:
     """What is given, or for a factory envs with seeds that no training episode has; None: no evaluation."""
     source = env if eval_env is None and is_factory(env) else eval_env
     if is_factory(source):
-        return PettingZooVecEnv(source, config.eval_episodes, seed=config.seed + HELD_OUT)
-    return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=0))
+        mine = ranks.part(config.eval_episodes, "--eval-episodes")
+        return PettingZooVecEnv(source, len(mine), first_copy=mine.start, seed=config.seed + HELD_OUT)
+    return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=0), ranks)
+
+
+def check_envs(env: VecEnv, eval_env: VecEnv | None, spec: EnvSpec, config: TrainConfig) -> None:
+    """Refuse an evaluation of other spaces than `spec`, and a discount of 1 where the env has no end.
+
+    Raises:
+        ValueError: one of these.
+    """
+    if eval_env is not None and (lines := spec.differences(EnvSpec.of(eval_env))):
+        raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
+    if getattr(env, "needs_discount", False) and config.gamma == 1:
+        raise ValueError(
+            "--gamma must be below 1 for an env whose episodes are cut while the task goes on, got 1; try 0.99"
+        )
 
 
 def env_name(env: VecEnv) -> str:
@@ -112,20 +134,28 @@ def env_name(env: VecEnv) -> str:
     return getattr(env, "name", f"{len(env.agents)}agents")
 
 
-def checked_env_spec(env: VecEnv) -> dict[str, Any]:
-    """The env's keyword arguments, which config.json and every checkpoint must be able to hold."""
+def checked_env_spec(env: VecEnv, num_envs: int) -> dict[str, Any]:
+    """The env's keyword arguments, which config.json and every checkpoint must be able to hold.
+
+    They are those of an env of the copies of all ranks, `num_envs`.
+    """
     spec = getattr(env, "spec", {})
     try:
-        return json.loads(json.dumps(dict(spec)))
+        spec = json.loads(json.dumps(dict(spec)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"env.spec must hold plain values that JSON knows ({error}); got {spec!r}") from error
+    if num_envs != env.num_envs:
+        spec = {name: value for name, value in spec.items() if name != "first_copy"} | {"num_envs": num_envs}
+    return spec
 
 
-def make_updater(policy: Policy, critic: Critic, config: TrainConfig, num_minibatches: int) -> Updater:
-    """The algorithm's update."""
+def make_updater(policy: Policy, critic: Critic, config: TrainConfig, num_envs: int, ranks: Ranks) -> Updater:
+    """The algorithm's update; `num_envs` are the copies of this rank."""
     names = ("num_epochs", "grad_accumulation", "value_clip", "max_grad_norm", "huber_delta", "target_kl")
-    settings = UpdateSettings(num_minibatches=num_minibatches, **{name: getattr(config, name) for name in names})
-    return (HappoUpdater if config.algo == "happo" else Updater)(policy, critic, settings)
+    count = config.minibatch_count(num_envs * ranks.count)
+    plain = {name: getattr(config, name) for name in names}
+    settings = UpdateSettings(num_envs=num_envs, num_minibatches=count, **plain)
+    return (HappoUpdater if config.algo == "happo" else Updater)(policy, critic, settings, ranks)
 
 
 def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:
@@ -163,8 +193,8 @@ def check_inputs(obs_norm: RunningMeanStd, state_norm: RunningMeanStd, spec: Env
         raise ValueError(f"{place} column {entry[1]} of the state is not finite, mend the env")
 
 
-def cause_of_non_finite(buffer: RolloutBuffer, agents: Sequence[str]) -> str:
-    """The earliest number of the rollout that is not finite or too large, or what else makes losses so."""
+def cause_of_non_finite(buffer: RolloutBuffer, agents: Sequence[str]) -> str | None:
+    """The earliest number of the rollout that is not finite or too large; None: the rollout is no cause."""
     cut = buffer.truncated.any(-1)[..., None]  # final observations and states are read only there
     parts = (
         ("observation", buffer.obs[:-1]),
@@ -183,7 +213,7 @@ def cause_of_non_finite(buffer: RolloutBuffer, agents: Sequence[str]) -> str:
             found.append(
                 (step, order, f"the {name}{whose}{entry} is {value:g} in copy {copy} at step {step}; {remedy}")
             )
-    return min(found)[2] if found else "rewards and observations are finite, so lower --lr or --max-grad-norm"
+    return min(found)[2] if found else None
 
 
 def checked_groups(env: VecEnv) -> int:

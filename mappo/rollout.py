@@ -6,13 +6,14 @@ holds exactly what the policy saw. Dims as in buffer.py.
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mappo.advantages import episodes_ended
 from mappo.buffer import RolloutBuffer
+from mappo.distributed import WHOLE, Share
 from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs
 from mappo.networks import Critic
 from mappo.normalization import RunningMeanStd
@@ -82,6 +83,9 @@ def next_starts(step: Step, acted: Tensor) -> Tensor:
 class Rollout:
     """Owns the running episodes of one env: what the policy acts on next, and the totals so far."""
 
+    copy_dims: ClassVar[Mapping[str, int]] = {"metrics": 1}
+    """Of the tensors in `state_dict`, as `VecEnvExtras.copy_dims`."""
+
     def __init__(self, env: VecEnv, spec: EnvSpec, policy: Policy, critic: Critic, state_norm: RunningMeanStd) -> None:
         """Nothing is stepped yet; `start` or `load_state_dict` comes first. The critic tells its memory's shape."""
         self.env = env
@@ -98,8 +102,8 @@ class Rollout:
             self.pending = reset_env(self.env, self.spec, self.policy.device)
 
     @torch.no_grad()
-    def collect(self, buffer: RolloutBuffer, generator: torch.Generator) -> CompletedEpisodes:
-        """Fill the buffer; returns the statistics of the episodes that ended."""
+    def collect(self, buffer: RolloutBuffer, generator: torch.Generator, share: Share = WHOLE) -> CompletedEpisodes:
+        """Fill the buffer; returns the statistics of the episodes that ended. `share`: which of all copies are ours."""
         num_steps, chunk = len(buffer.actions), len(buffer.actions) // len(buffer.memory)
         buffer.critic_memory.copy_(self.memory.critic)
         for t in range(num_steps):
@@ -109,7 +113,7 @@ class Rollout:
             distribution, memory = self.policy.actor(
                 buffer.obs[t], self.pending.action_mask, self.memory.actor, self.memory.starts
             )
-            actions = distribution.sample(generator)
+            actions = distribution.sample(generator, share)
             step = step_env(self.env, distribution.to_env(actions))
             if t == 0:
                 check_step(step, self.env, self.spec)

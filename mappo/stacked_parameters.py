@@ -38,12 +38,17 @@ class StackedParameters:
         self.grad.mul_((max_norm / (norms + 1e-6)).clamp_(max=1.0).unsqueeze(1))
         return norms
 
-    def optimizer(self, policies: slice = slice(None)) -> torch.optim.Adam:
-        """Adam over the rows of some policies; its moments are elementwise, so each policy has its own."""
+    def rows(self, policies: slice = slice(None)) -> nn.Parameter:
+        """The weights of some policies, and their gradients, for an optimiser."""
         rows = nn.Parameter(self.data[policies])
         rows.grad = self.grad[policies]
-        # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
-        return torch.optim.Adam([rows], eps=1e-5, fused=True)
+        return rows
+
+
+def adam(*rows: nn.Parameter) -> torch.optim.Adam:
+    """Adam over rows of `StackedParameters`; its moments are elementwise, so each policy has its own."""
+    # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
+    return torch.optim.Adam(rows, eps=1e-5, fused=True)
 
 
 def _rows(stacked: Iterable[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from mappo.advantages import (
     team_flags,
 )
 from mappo.buffer import Batch, RolloutBuffer
+from mappo.distributed import Add, alone
 from mappo.losses import explained_variance
 from mappo.networks import Critic
 from mappo.normalization import RunningMeanStd, ValueNorm
@@ -56,8 +57,11 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) -> Targets:
-    """Estimate advantages and returns, update ValueNorm, and cut (T, B) into chunks."""
+def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings, add: Add = alone) -> Targets:
+    """Estimate advantages and returns, update ValueNorm, and cut (T, B) into chunks.
+
+    `add` sums over the ranks that hold the other copies.
+    """
     values, memories = nets.critic(buffer.obs, buffer.state, buffer.critic_memory, buffer.starts)
     values = nets.value_norm.denormalize(values)  # (T + 1, B, V)
     flags = _flags(buffer, settings.reward_mode)
@@ -69,7 +73,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
     alive = buffer.alive
     advantages = centre_groups(advantages.expand_as(alive), alive, settings.group_size)
     value_alive = _value_alive(alive, values.shape[-1], settings.reward_mode)
-    nets.value_norm.update(returns, value_alive)
+    nets.value_norm.update(returns, value_alive, add)
     mu, sigma = nets.value_norm.stats()
     chunk = len(alive) // len(buffer.memory)
     batch = Batch(
@@ -82,14 +86,14 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings) 
         starts=buffer.starts[:-1],
         memory=buffer.memory,
         critic_memory=torch.cat([buffer.critic_memory.unsqueeze(0), memories])[:-2:chunk],  # before each chunk
-        advantages=normalize_advantages(advantages, alive, settings.advantage_norm),
+        advantages=normalize_advantages(advantages, alive, settings.advantage_norm, add),
         # V_old in the new statistics, which the update compares V with.
         values=nets.value_norm.normalize(values[:-1]),
         returns=nets.value_norm.normalize(returns),
         value_alive=value_alive,
     )
     metrics = {
-        "value/explained_variance": explained_variance(values[:-1], returns, value_alive),
+        "value/explained_variance": explained_variance(values[:-1], returns, value_alive, add),
         "value/mean": mu.mean(),
         "value/std": sigma.mean(),
     }

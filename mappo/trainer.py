@@ -18,6 +18,8 @@ from mappo.buffer import allocate
 from mappo.callbacks import Callback
 from mappo.checkpoint import check_fits, read_file, unpacking, versions, write_file
 from mappo.config import TrainConfig
+from mappo.copies import load_copies, states_of_copies
+from mappo.distributed import Ranks
 from mappo.evaluate import EndlessEpisodeError, EvalResult, evaluate
 from mappo.logger import Logger, Row, default_loggers, require_wandb
 from mappo.networks import build_critic
@@ -26,6 +28,7 @@ from mappo.parts import (
     Factory,
     buffer_widths,
     cause_of_non_finite,
+    check_envs,
     check_inputs,
     checked_config,
     checked_env_spec,
@@ -60,12 +63,17 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] | None = None,
         run: RunFolder | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults."""
-        self.config = checked_config(config, env)
+        """Checks that everything fits; nothing is stepped or written yet. `loggers` and `run` replace the defaults.
+
+        With several `ranks` each has a Trainer of its own, all with the same config, and envs with its share of the
+        copies; only the first writes files.
+        """
+        self.config, self.ranks = checked_config(config, env), ranks or Ranks()
         self.callbacks, self.given_loggers, self.loggers = tuple(callbacks), loggers, list[Logger]()
         with ExitStack() as undo:  # what fails leaves no processes behind
-            self.env, self.eval_env = make_envs(env, eval_env, self.config, undo)
+            self.env, self.eval_env = make_envs(env, eval_env, self.config, undo, self.ranks)
             self._build(self.env, self.config)
             self.run = run or RunFolder.new(self.config, env_name(self.env))
             undo.pop_all()
@@ -79,17 +87,13 @@ class Trainer:
 
     def _build(self, env: VecEnv, config: TrainConfig) -> None:
         """Networks, buffer and update that fit the env."""
-        self.spec, self.env_spec = EnvSpec.of(env), checked_env_spec(env)
-        if self.eval_env is not None and (lines := self.spec.differences(EnvSpec.of(self.eval_env))):
-            raise ValueError("eval_env must have the spaces of env (env -> eval_env): " + "; ".join(lines))
-        if getattr(env, "needs_discount", False) and config.gamma == 1:
-            raise ValueError(
-                "--gamma must be below 1 for an env whose episodes are cut while the task goes on, got 1; try 0.99"
-            )
+        self.num_envs = env.num_envs * self.ranks.count  # of all ranks
+        self.spec, self.env_spec = EnvSpec.of(env), checked_env_spec(env, self.num_envs)
+        check_envs(env, self.eval_env, self.spec, config)
         self.group_size = checked_groups(env)
         if config.wandb:
             require_wandb()
-        num_steps, num_minibatches = config.rollout_steps(env.num_envs), config.minibatch_count(env.num_envs)
+        num_steps = config.rollout_steps(self.num_envs)
         self.device = torch.device(env.device) if config.device == "auto" else checked_device(config.device)
         # Weights are drawn on the CPU, so that every device starts from the same ones.
         weights = torch.Generator().manual_seed(config.seed)
@@ -102,7 +106,7 @@ class Trainer:
         one_row = torch.zeros(1, dtype=torch.long)
         self.state_norm = RunningMeanStd(self.spec.state_dim, one_row, enabled=config.normalize_obs).to(self.device)
         self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
-        self.updater = make_updater(self.policy, self.critic, config, num_minibatches)
+        self.updater = make_updater(self.policy, self.critic, config, env.num_envs, self.ranks)
         widths = buffer_widths(self.spec, self.policy, self.critic)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
@@ -113,13 +117,14 @@ class Trainer:
         if self.iteration >= last:
             name = "--stop-after" if self.config.stop_after else "--iterations"
             raise ValueError(f"{name} {last} iterations are done already; resume with a larger number to go on")
+        self.ranks.check_same((self.env.num_envs, self.iteration, self.config.to_dict()))
         self._stop_requested = False
         self._clock = time.perf_counter()
         self.rollout.start()
         for callback in self.callbacks:
             callback.on_train_start(self)
         try:
-            while self.iteration < last and not self._stop_requested:
+            while self.iteration < last and not self.ranks.any(self._stop_requested):
                 self._iterate(is_last=self.iteration + 1 == last)
             self.save("latest")
         finally:
@@ -138,9 +143,8 @@ class Trainer:
         """
         if self.eval_env is None:
             raise ValueError("evaluate needs an eval_env: Trainer(env, config, eval_env=...)")
-        return evaluate(
-            self.policy, self.eval_env, reward_mode=self.config.reward_mode, max_steps=self.config.eval_max_steps
-        )
+        mode, most = self.config.reward_mode, self.config.eval_max_steps
+        return evaluate(self.policy, self.eval_env, reward_mode=mode, max_steps=most, ranks=self.ranks)
 
     def close(self) -> None:
         """Release what the envs hold, such as worker processes."""
@@ -153,24 +157,26 @@ class Trainer:
         self._stop_requested = True
 
     def save(self, name: str) -> Path:
-        """Write checkpoints/<name>.pt."""
+        """Write checkpoints/<name>.pt; with several ranks all must call this."""
         path = self.run.checkpoints / f"{name}.pt"
-        write_file(self.state_dict(), path)
+        state = self.state_dict()
+        if self.ranks.is_first:
+            write_file(state, path)
         return path
 
     def _iterate(self, *, is_last: bool) -> None:
         started = time.perf_counter()
-        episodes = self.rollout.collect(self.buffer, self.generator)
+        episodes = self.rollout.collect(self.buffer, self.generator, self.ranks.share)
         collected = time.perf_counter()
-        row = episodes.drain(self.spec.agents, self.config.reward_mode)
-        if not any(earlier["iteration"] for earlier in self.history):
+        row = episodes.drain(self.spec.agents, self.config.reward_mode, self.ranks.add)
+        if self.ranks.is_first and not any(earlier["iteration"] for earlier in self.history):
             warn_about(row, self.buffer, self.config)
         if not self._run_is_open:
             self._open_run()  # only now: an env that raises at once leaves no files behind
         learning = time.perf_counter()
         row |= self.learn()
         rollout_s, update_s = collected - started, time.perf_counter() - learning
-        steps = self.env.num_envs * len(self.buffer.actions)
+        steps = self.num_envs * len(self.buffer.actions)
         self.iteration += 1
         self.env_steps += steps
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
@@ -189,27 +195,35 @@ class Trainer:
             ValueError: an observation, a state, a reward or what became of them is not finite.
         """
         place = f"iteration {self.iteration + 1}:"
-        check_inputs(self.policy.obs_norm, self.state_norm, self.spec, place)
+        add = self.ranks.add
+        with self.ranks.together():
+            check_inputs(self.policy.obs_norm, self.state_norm, self.spec, place)
         nets = Networks(self.policy, self.critic, self.state_norm, self.value_norm)
-        targets = make_batch(self.buffer, nets, target_settings(self.config, self.group_size))
+        targets = make_batch(self.buffer, nets, target_settings(self.config, self.group_size), add)
         self.rollout.memory = self.rollout.memory._replace(critic=targets.critic_memory)
         sizes = self.config.step_sizes(self.iteration)
         metrics = targets.metrics | self.updater.update(targets.batch, sizes, self.generator)
         if (std := self.policy.actor.mean_std()) is not None:
             metrics["policy/std"] = std
-        self.policy.obs_norm.commit()
-        self.state_norm.commit()
+        self.policy.obs_norm.commit(add)
+        self.state_norm.commit(add)
         row = to_floats(metrics) | {f"policy/{name}": value for name, value in asdict(sizes).items()}
         if broken := [name for name, value in row.items() if not math.isfinite(value)]:
-            cause = cause_of_non_finite(self.buffer, self.spec.agents)
+            cause = self.ranks.told_by_any(cause_of_non_finite(self.buffer, self.spec.agents))
+            cause = cause or "rewards and observations are finite, so lower --lr or --max-grad-norm"
             raise ValueError(f"{place} {', '.join(broken)} not finite; {cause}. The last checkpoint is unharmed")
         return row
 
     def _open_run(self) -> None:
         """Create the run folder and loggers; a new run is evaluated before its first update."""
-        self.run = self.run.create(self.config, self.env_spec)
+        with self.ranks.together():
+            if self.ranks.is_first:
+                self.run = self.run.create(self.config, self.env_spec)
+        self.run = self.ranks.from_first(self.run)
         self._run_is_open = True
-        if self.given_loggers is None:
+        if not self.ranks.is_first:
+            self.loggers = []
+        elif self.given_loggers is None:
             place = {"iteration": self.iteration, "env_steps": self.env_steps}
             self.loggers = default_loggers(self.config, self.env_spec, self.run.path, **place)
         else:
@@ -231,7 +245,7 @@ class Trainer:
         if result.score > self.best_score:
             self.best_score, self.best_iteration = result.score, self.iteration
             self.save("best")
-        if figures := getattr(self.eval_env, "figures", None):
+        if self.ranks.is_first and (figures := getattr(self.eval_env, "figures", None)):
             drawn = {f"figures/{name}": figure for name, figure in figures().items()}
             for logger in self.loggers:
                 logger.log_figures(self.env_steps, drawn)
@@ -252,16 +266,16 @@ class Trainer:
             callback.on_iteration_end(self, row)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs."""
-        env_state = getattr(self.env, "state_dict", None)
+        """Everything that an exact resume needs; of several ranks all must call this, and the first gets it all."""
+        env_state, rollout = states_of_copies(self.env, self.rollout, self.ranks)
         return {
             "config": self.config.to_dict(),
-            "env": {"spec": self.env_spec, "num_envs": self.env.num_envs},
-            "env_state": env_state() if env_state else None,
+            "env": {"spec": self.env_spec, "num_envs": self.num_envs},
+            "env_state": env_state,
             "policy": self.policy.payload(),
             **{name: module.state_dict() for name, module in self._modules().items()},
             "generator": {"device": self.device.type, "state": self.generator.get_state()},
-            "rollout": self.rollout.state_dict(),
+            "rollout": rollout,
             "progress": {name: getattr(self, name) for name in PROGRESS},
             "run_dir": str(self.run.path.resolve()),
             "versions": versions(),
@@ -278,16 +292,10 @@ class Trainer:
             self.notes.append(f"--device {device} -> {self.device.type}: random numbers start anew")
         for name in PROGRESS:
             setattr(self, name, state["progress"][name])
-        load_env = getattr(self.env, "load_state_dict", None)
-        if load_env is None or state["env_state"] is None:
-            self.notes.append("this env cannot restore its state: its episodes start anew, so the run will not repeat")
-            return
-        if self.env.num_envs != (copies := state["env"]["num_envs"]):
-            raise ValueError(f"--num-envs {self.env.num_envs} must be that of the checkpoint to resume; use {copies}")
-        if load_env(state["env_state"]) is False:
-            self.notes.append("this env can only begin new episodes: those that were running start anew")
-        else:
-            self.rollout.load_state_dict(state["rollout"], self.device)
+        if self.num_envs != (copies := state["env"]["num_envs"]):
+            raise ValueError(f"--num-envs {self.num_envs} must be that of the checkpoint to resume; use {copies}")
+        if note := load_copies(state["env_state"], state["rollout"], self.env, self.rollout, self.ranks):
+            self.notes.append(note)
 
     def _modules(self) -> dict[str, Any]:
         return {
@@ -305,6 +313,7 @@ class Trainer:
         eval_env: VecEnv | Factory | None = None,
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] | None = None,
+        ranks: Ranks | None = None,
         **overrides: Any,
     ) -> Self:
         """Continue a run in its own folder, exactly as if it had not stopped; `overrides` are fields of TrainConfig."""
@@ -315,12 +324,12 @@ class Trainer:
             stored, run_dir = TrainConfig.from_dict(content["config"]), content["run_dir"]
         config = checked_config(stored.resumed(overrides), env)
         with ExitStack() as undo:
-            env, eval_env = make_envs(env, eval_env, config, undo)
+            env, eval_env = make_envs(env, eval_env, config, undo, ranks or Ranks())
             with unpacking(path):
                 check_fits(EnvSpec.from_dict(content["policy"]["spec"]), EnvSpec.of(env), path)
             run = RunFolder.of_checkpoint(Path(path), run_dir, config.checkpoint_dir)
             run = run or RunFolder.new(replace(config, experiment_name=None), env_name(env))
-            trainer = cls(env, config, eval_env, callbacks, loggers, run)
+            trainer = cls(env, config, eval_env, callbacks, loggers, run, ranks)
             with unpacking(path):
                 trainer.load_state_dict(content)
             undo.pop_all()

@@ -1,21 +1,23 @@
-"""The PPO update: epochs of minibatches for actor and critic, each with an optimiser of its own.
+"""The PPO update: epochs of minibatches for actor and critic.
 
 Data flow: Batch -> minibatches -> losses -> optimisers. Gradient clipping and Adam act on each policy by itself: every
 parameter is a part of `StackedParameters`, a row for each policy, and losses are summed over policies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mappo.buffer import Batch, minibatches, split
 from mappo.config import StepSizes
+from mappo.distributed import Ranks
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
 from mappo.networks import Critic
 from mappo.policy import Policy
-from mappo.stacked_parameters import StackedParameters
+from mappo.stacked_parameters import StackedParameters, adam
 
 Metrics = dict[str, Tensor]
 TARGET_KL_SLACK = 1.5
@@ -25,6 +27,7 @@ TARGET_KL_SLACK = 1.5
 class UpdateSettings:
     """The numbers of the update; `TrainConfig` documents them."""
 
+    num_envs: int
     num_minibatches: int
     num_epochs: int
     grad_accumulation: int
@@ -34,57 +37,79 @@ class UpdateSettings:
     target_kl: float | None
 
 
-class Updater:
-    """Trains a policy and a critic in place."""
+class Living(NamedTuple):
+    """How many entries of a minibatch count, where this rank holds only a share of them."""
 
-    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings) -> None:
+    agents: Tensor  # (A,)
+    values: Tensor  # (V,)
+
+
+class Updater:
+    """Trains a policy and a critic in place; before each step the ranks add up their gradients."""
+
+    def __init__(self, policy: Policy, critic: Critic, settings: UpdateSettings, ranks: Ranks | None = None) -> None:
         """Step sizes are given with each update."""
         self.policy = policy
         self.critic = critic
         self.settings = settings
+        self.ranks = ranks or Ranks()
         self.actor_weights = StackedParameters(policy.actor.parameters())
         self.critic_weights = StackedParameters(critic.parameters())
-        self.actor_optimizer = self.actor_weights.optimizer()
-        self.critic_optimizer = self.critic_weights.optimizer()
+        self.optimizer = adam(self.actor_weights.rows(), self.critic_weights.rows())
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
-        set_learning_rate(self.actor_optimizer, sizes.lr)
-        set_learning_rate(self.critic_optimizer, sizes.lr)
-        return self.epochs(
-            batch, generator, lambda minibatch: self.actor_step(minibatch, sizes) | self.critic_step(minibatch, sizes)
-        )
+        set_learning_rate(self.optimizer, sizes.lr)
+        return self.epochs(batch, generator, lambda minibatch, living: self.step(minibatch, sizes, living))
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """What a checkpoint must hold, by name."""
-        return {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        return {"optimizer": self.optimizer}
 
-    def epochs(self, batch: Batch, generator: torch.Generator, step: Callable[[Batch], Metrics]) -> Metrics:
+    def epochs(
+        self, batch: Batch, generator: torch.Generator, step: Callable[[Batch, Living | None], Metrics]
+    ) -> Metrics:
         """`step` on every minibatch of every epoch, until the policy has moved too far; means of its metrics."""
         metrics: list[Metrics] = []
+        count, num_envs = self.settings.num_minibatches, self.settings.num_envs
         for _ in range(self.settings.num_epochs):
-            epoch = [step(minibatch) for minibatch in minibatches(batch, self.settings.num_minibatches, generator)]
+            parts = list(minibatches(batch, count, generator, self.ranks.share, num_envs))
+            epoch = [step(part, living) for part, living in zip(parts, self._living(parts), strict=True)]
             metrics += epoch
             if self._moved_too_far(epoch):
                 break
         return mean_metrics(metrics)
 
-    def actor_step(self, minibatch: Batch, sizes: StepSizes) -> Metrics:
-        """One gradient step of all policies; the metrics stay on the device."""
+    def step(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Metrics:
+        """One gradient step of all policies and all critics; the metrics stay on the device."""
         self.actor_weights.grad.zero_()
-        metrics = self.actor_gradient(minibatch, sizes)
-        norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
-        self.actor_optimizer.step()
-        return metrics | {"policy/grad_norm": norms.mean()}
+        self.critic_weights.grad.zero_()
+        sums = self.actor_gradient(minibatch, sizes, living=living)
+        value_sums = self.critic_gradient(minibatch, sizes, living)
+        self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad, sums, value_sums])
+        norms, value_norms = self.apply_gradients()
+        norm_metrics = {"policy/grad_norm": norms.mean(), "value/grad_norm": value_norms.mean()}
+        return policy_metrics(sums) | value_metrics(value_sums) | norm_metrics
 
-    def actor_gradient(self, minibatch: Batch, sizes: StepSizes, agent: int | None = None) -> Metrics:
-        """Add up the gradient of the policy's loss; with `agent` the minibatch holds that one only, A = 1."""
+    def apply_gradients(self) -> tuple[Tensor, Tensor]:
+        """Clip the gradients and step; returns the norms before of each policy and of each critic."""
+        norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
+        value_norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
+        self.optimizer.step()
+        return norms, value_norms
+
+    def actor_gradient(
+        self, minibatch: Batch, sizes: StepSizes, agent: int | None = None, living: Living | None = None
+    ) -> Tensor:
+        """Add up the gradient of the policy's loss; with `agent` the minibatch holds that one only, A = 1.
+
+        Returns loss, approx_kl, clip fraction and entropy (5,), each summed over policies, and last their number.
+        """
         actor = self.policy.actor
         ids, count = actor.body.policy_ids, actor.body.num_policies
         if agent is not None:
             ids, count = ids.new_zeros(1), 1
-        weights = policy_weights(minibatch.alive, ids, count)
-        total = weights.sum().clamp(min=1e-8)  # the number of policies with living agents
+        weights = policy_weights(minibatch.alive, ids, count, living and living.agents)
         sums: list[Tensor] = []
         parts = split(minibatch, self.settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(self.settings.grad_accumulation, dim=1), strict=True):
@@ -95,16 +120,14 @@ class Updater:
                 entropy = entropy_bonus(distribution.entropy(), share)
             self.actor_weights.backward(surrogate.loss - sizes.ent_coef * entropy)
             sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))
-        loss, approx_kl, clip_fraction, entropy = torch.stack(sums).sum(0) / total
-        names = ("losses/policy", "policy/approx_kl", "policy/clip_fraction", "policy/entropy")
-        return dict(zip(names, (loss, approx_kl, clip_fraction, entropy), strict=True))
+        return torch.cat([torch.stack(sums).sum(0), weights.sum().view(1)])
 
-    def critic_step(self, minibatch: Batch, sizes: StepSizes) -> Metrics:
-        """One gradient step of all critics; the metrics stay on the device."""
+    def critic_gradient(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Tensor:
+        """Add up the gradient of the critic's loss; returns the loss, summed over critics, and their number (2,)."""
         critic, settings = self.critic, self.settings
-        weights = policy_weights(minibatch.value_alive, critic.value_ids, critic.body.num_policies)
+        ids, count = critic.value_ids, critic.body.num_policies
+        weights = policy_weights(minibatch.value_alive, ids, count, living and living.values)
         clip = sizes.clip if settings.value_clip else None
-        self.critic_weights.grad.zero_()
         losses: list[Tensor] = []
         parts = split(minibatch, settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(settings.grad_accumulation, dim=1), strict=True):
@@ -113,10 +136,15 @@ class Updater:
             loss = value_loss(values, part.values, part.returns, share, huber_delta=delta, clip=clip)
             self.critic_weights.backward(loss)
             losses.append(loss.detach())
-        norms = self.critic_weights.clip_grad_norm(settings.max_grad_norm)
-        self.critic_optimizer.step()
-        total = weights.sum().clamp(min=1e-8)
-        return {"losses/value": torch.stack(losses).sum() / total, "value/grad_norm": norms.mean()}
+        return torch.stack([torch.stack(losses).sum(), weights.sum()])
+
+    def _living(self, parts: Sequence[Batch]) -> Sequence[Living | None]:
+        """Of every minibatch, of all ranks: one exchange an epoch. One rank counts its own."""
+        if self.ranks.count == 1:
+            return [None] * len(parts)
+        alive = [torch.cat([part.alive, part.value_alive], -1).flatten(0, 1).sum(0) for part in parts]
+        agents = parts[0].alive.shape[-1]
+        return [Living(row[:agents], row[agents:]) for row in self.ranks.sum_(torch.stack(alive))]
 
     def _moved_too_far(self, epoch: list[Metrics]) -> bool:
         if self.settings.target_kl is None or "policy/approx_kl" not in epoch[0]:
@@ -129,6 +157,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def policy_metrics(sums: Tensor) -> Metrics:
+    """Means over policies, of what `Updater.actor_gradient` returns."""
+    loss, approx_kl, clip_fraction, entropy = sums[:-1] / sums[-1].clamp(min=1e-8)
+    names = ("losses/policy", "policy/approx_kl", "policy/clip_fraction", "policy/entropy")
+    return dict(zip(names, (loss, approx_kl, clip_fraction, entropy), strict=True))
+
+
+def value_metrics(sums: Tensor) -> Metrics:
+    """Mean over critics, of what `Updater.critic_gradient` returns."""
+    return {"losses/value": sums[0] / sums[1].clamp(min=1e-8)}
 
 
 def mean_metrics(per_minibatch: list[Metrics]) -> Metrics:

@@ -131,6 +131,10 @@ class VecEnvExtras(Protocol):
     """(B,) bool: which copies' episodes ended in the last step. Default: those in which nobody who acted goes on; an
     env in which new agents may take over from the last ones must tell."""
 
+    copy_dims: Mapping[str, int]
+    """Dim of the copies in those tensors of `state_dict` where it is not the first, by key. Several ranks join their
+    states by it; what holds no row for each copy must be the same on all of them. Default: none."""
+
     def initial_masks(self) -> tuple[Tensor, Tensor]:
         """`alive` (B, A) and `action_mask` (B, A, K) that go with the obs of `reset`; default: all true."""
         ...
@@ -142,6 +146,7 @@ class VecEnvExtras(Protocol):
     def episode_score(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
         """Summary of evaluated episodes from their reduced metrics, each (episodes,).
 
+        They are those of the env's copies or, where ranks share an evaluation, those of all ranks' copies in order.
         Key `score` (higher is better) chooses the best checkpoint. Default: `score` is the mean team return.
         """
         ...

@@ -16,6 +16,7 @@ import tyro
 
 import mappo
 from mappo.checkpoint import read_file, unpacking
+from mappo.distributed import AgreedError
 from mappo.run_folder import find_checkpoint
 
 LIBRARY = Path(mappo.__file__).parent
@@ -89,8 +90,11 @@ def run_command(command: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at exit complains
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not _is_about_a_setting(error):
+        cause = error.__cause__ if isinstance(error, AgreedError) else error  # None: only other ranks refused
+        if isinstance(cause, ValueError) and not _is_about_a_setting(cause):
             raise  # a defect, which needs its traceback
+        if isinstance(error, AgreedError) and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(USER_ERROR) from None  # the first rank says it
         message = str(error).partition(WORKER_REPORT)[0].removeprefix("ValueError: ")
         print("error:", " ".join(message.split()), file=sys.stderr)
         raise SystemExit(USER_ERROR) from None

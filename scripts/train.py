@@ -1,10 +1,9 @@
 """Train MAPPO, IPPO or HAPPO on microgrids or any cooperative task: `python scripts/train.py --algo mappo`."""
 
-import multiprocessing
-import multiprocessing.util
-import os
+import contextlib
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -36,13 +35,15 @@ from environments import (
 )
 from environments.flags import MicrogridFlags
 from environments.microgrid import stored_flags
+from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, silent_unless
 from rich.console import Console
 from settings import check_policy_map, fitted, giving_way, resolved
 
 from mappo import PRESETS, TrainConfig, Trainer
-from mappo.callbacks import ConsoleCallback, banner
+from mappo.callbacks import Callback, ConsoleCallback, banner
 from mappo.checkpoint import unpacking
 from mappo.config import INSTEAD_OF, flag
+from mappo.distributed import LostRankError, Ranks
 from mappo.parts import HELD_OUT
 
 ALIASES = {
@@ -83,30 +84,41 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, train."""
+    """Parse, build, train; under torchrun together with the other ranks, of which the first writes."""
     argv = [_canonical(word) for word in (sys.argv[1:] if argv is None else argv)]
-    checkpoint = _peek_checkpoint(argv)
-    defaults = _defaults(argv, checkpoint)
-    check_policy_map(argv)
-    args = parse(Args, argv, default=defaults, description=__doc__)
-    config = resolved(args.train, defaults.train, flags_in(argv))
-    _check(argv, args, config, find_family(args.env))
-    with kept_stdout(args.json) as output:
-        _train(argv, replace(args, train=config), defaults, checkpoint, Console(file=output, soft_wrap=True))
+    with contextlib.closing(Ranks.from_environment()) as ranks, silent_unless(ranks.is_first):
+        with ranks.together():
+            checkpoint = _peek_checkpoint(argv)
+            defaults = _defaults(argv, checkpoint)
+            check_policy_map(argv)
+            args = parse(Args, argv, default=defaults, description=__doc__)
+            config = resolved(args.train, defaults.train, flags_in(argv))
+            _check(argv, args, config, find_family(args.env))
+            check_device(config, ranks)
+        with kept_stdout(args.json) as output:
+            console = Console(file=output, soft_wrap=True)
+            _train(argv, replace(args, train=config), defaults, checkpoint, console, ranks)
 
 
 def _train(
-    argv: Sequence[str], args: Args, defaults: Args, checkpoint: dict[str, Any] | None, console: Console
+    argv: Sequence[str],
+    args: Args,
+    defaults: Args,
+    checkpoint: dict[str, Any] | None,
+    console: Console,
+    ranks: Ranks,
 ) -> None:
     """Build and train; `console` is where the results go."""
     config, family = args.train, find_family(args.env)
     notes = Console(stderr=True, soft_wrap=True) if args.quiet or args.json else console
 
     def say(text: str) -> None:
-        notes.print(f"note: {text}", highlight=False)
+        if ranks.is_first:
+            notes.print(f"note: {text}", highlight=False)
 
     if checkpoint is None:
-        config = fitted(config, flags_in(argv), "--test" if args.test else f"preset {args.preset}", say)
+        with ranks.together():
+            config = fitted(config, flags_in(argv), "--test" if args.test else f"preset {args.preset}", say)
     request = Request(
         text=args.env if checkpoint is None else defaults.env,  # which may have more arguments than was typed
         config=config,
@@ -114,15 +126,22 @@ def _train(
         stored={} if checkpoint is None else env_keywords(checkpoint),
         say=say,
         test=args.test,
+        ranks=ranks,
     )
     with ExitStack() as stack:
-        callback = ConsoleCallback(console, quiet=args.quiet, as_json=args.json)
-        trainer = _build(args, request, defaults, checkpoint, callback, stack)
+        callbacks = [ConsoleCallback(console, quiet=args.quiet, as_json=args.json)] if ranks.is_first else []
+        trainer = _build(args, request, defaults, checkpoint, callbacks, stack)
         if not (args.quiet or args.json):
             banner(console, f"{config.algo.upper()} on {family.title(request)}", _facts(family, trainer))
         signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer, console))
+        if ranks.count > 1:
+            ended = f"rank {ranks.index} of {ranks.count} was ended (SIGTERM), as torchrun does when it loses another"
+            signal.signal(signal.SIGTERM, lambda *_: end_of_rank(trainer, ended))
         with warnings_as_notes(say):
-            trainer.train()
+            try:
+                trainer.train()
+            except LostRankError as error:
+                end_of_rank(trainer, str(error))
     if not (args.quiet or args.json):
         _closing(console, trainer)
 
@@ -202,22 +221,25 @@ def _build(
     request: Request,
     defaults: Args,
     checkpoint: dict[str, Any] | None,
-    callback: ConsoleCallback,
+    callbacks: Sequence[Callback],
     stack: ExitStack,
 ) -> Trainer:
     """The trainer and its envs, which `stack` closes."""
-    family, config = find_family(request.text), request.config
-    env = family.training_env(request)
-    stack.callback(env.close)
-    eval_env = family.evaluation_env(request)
+    family, config, ranks = find_family(request.text), request.config, request.ranks
+    with ranks.together():
+        env = family.training_env(request)
+        stack.callback(env.close)
+    eval_env = ranks.first_alone(lambda: family.evaluation_env(request))
     stack.callback(eval_env.close)
-    if checkpoint is not None:
-        changed = {name: value for name, value in config.to_dict().items() if value != getattr(defaults.train, name)}
-        return Trainer.resume(checkpoint["path"], env, eval_env, callbacks=[callback], **changed)
-    trainer = Trainer(env, config, eval_env, callbacks=[callback])
-    if args.init_from is not None:
-        trainer.policy.start_from(read_checkpoint(args.init_from)["path"])
-    return trainer
+    with ranks.together():
+        if checkpoint is not None:
+            before = defaults.train
+            changed = {name: value for name, value in config.to_dict().items() if value != getattr(before, name)}
+            return Trainer.resume(checkpoint["path"], env, eval_env, callbacks, ranks=ranks, **changed)
+        trainer = Trainer(env, config, eval_env, callbacks, ranks=ranks)
+        if args.init_from is not None:
+            trainer.policy.start_from(read_checkpoint(args.init_from)["path"])
+        return trainer
 
 
 def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
@@ -225,7 +247,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
     config, env = trainer.config, trainer.env
     modules = {"actor": trainer.policy.actor, "critic": trainer.critic}
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-    steps = env.num_envs * config.rollout_steps(env.num_envs)
+    copies, steps = trainer.num_envs, config.rollout_steps(trainer.num_envs)
     state, own = family.state(env), "each agent's own observation"
     sees = {"own": own, "state": state, "state+own": f"{state} and {own}"}[trainer.critic.view]
     workers = f" in {config.num_workers} worker processes" if config.num_workers else ""
@@ -234,12 +256,17 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
         "algorithm": f"{config.algo}, the critic sees {sees}",
         "policies": _policies(config, env.agents),
         "reward": family.reward(env, config.reward_mode),
-        "envs": f"{env.num_envs} copies{workers} x {steps // env.num_envs} steps = {steps:,} env steps an iteration; "
+        "envs": f"{copies} copies{workers} x {steps} steps = {copies * steps:,} env steps an iteration; "
         f"{family.copies(env)}",
-        "device": f"{trainer.device} (env {env.device})",
+        "device": f"{trainer.device} (env {env.device}){_ranks(trainer)}",
         "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "run folder": str(trainer.run.path),
     }
+
+
+def _ranks(trainer: Trainer) -> str:
+    count = trainer.ranks.count
+    return "" if count == 1 else f", {count} ranks of {trainer.env.num_envs} copies"
 
 
 def _policies(config: TrainConfig, agents: Sequence[str]) -> str:
@@ -250,16 +277,17 @@ def _policies(config: TrainConfig, agents: Sequence[str]) -> str:
 
 def _interrupt(trainer: Trainer, console: Console) -> None:
     """Ctrl-C: finish the iteration and save; a second one stops at once."""
+    first = time.monotonic()
 
     def stop_at_once(*_: object) -> None:
+        if trainer.ranks.count > 1 and time.monotonic() - first < REPEATED_WITHIN_S:
+            return
         console.show_cursor()  # the progress bar hides it
-        for process in multiprocessing.active_children():  # workers, which would complain of the pipe that breaks
-            process.kill()
-        multiprocessing.util._exit_function()  # pyright: ignore[reportAttributeAccessIssue] - frees their semaphores
-        os._exit(INTERRUPTED)  # an exception might be swallowed by whatever runs; checkpoints are written atomically
+        leave_at_once(INTERRUPTED)
 
     signal.signal(signal.SIGINT, stop_at_once)
-    print("\ninterrupted: finishing this iteration, then saving (Ctrl-C again to stop at once)", file=sys.stderr)
+    if trainer.ranks.is_first:
+        print("\ninterrupted: finishing this iteration, then saving (Ctrl-C again to stop at once)", file=sys.stderr)
     trainer.request_stop()
 
 

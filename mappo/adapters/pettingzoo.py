@@ -42,6 +42,7 @@ class PettingZooVecEnv:
         factory: Callable[[], Any],
         num_envs: int = 32,
         *,
+        first_copy: int = 0,
         num_workers: int = 0,
         seed: int = 0,
         encoder: Encoder | None = None,
@@ -54,6 +55,7 @@ class PettingZooVecEnv:
                 at each call, every copy is a deep copy of that. With workers it is pickled by cloudpickle, so it may
                 be a lambda.
             num_envs: B.
+            first_copy: number of the first copy, on which the episodes depend, where others are stepped elsewhere.
             num_workers: processes that step the copies, equally many each; 0 steps them in this process.
             seed: of all episodes, and of the spaces of each agent.
             encoder: turns image observations (a Box with 3 dims, or 2 of uint8; also inside a Dict or Tuple) into 1-D
@@ -67,9 +69,10 @@ class PettingZooVecEnv:
         if not callable(factory):
             raise ValueError(f"factory must be a function that makes an env, such as lambda: MyEnv(); got {factory!r}")
         self.num_envs, self.num_workers = num_envs, num_workers
+        copies = range(first_copy, first_copy + num_envs)
         self.device = torch.device("cpu")
         first, factory = own_envs(factory)
-        layout = ParallelLayout(first, seed=episode_seed(seed, num_envs, 0), encoder=encoder)
+        layout = ParallelLayout(first, seed=episode_seed(seed, copies.stop, 0), encoder=encoder)
         self._describe(layout)
         text = spec if spec is not None else getattr(factory, "text", None)
         numbers = {"num_envs": num_envs, "num_workers": num_workers, "seed": seed}
@@ -79,9 +82,9 @@ class PettingZooVecEnv:
         self._arrays: BatchArrays | None = None
         self.ended = torch.zeros(num_envs, dtype=torch.bool)  # in the last step
         self._batch: ParallelBatch | Workers | None = (
-            Workers(factory, layout, num_envs=num_envs, num_workers=num_workers, seed=seed)
+            Workers(factory, layout, copies=copies, num_workers=num_workers, seed=seed)
             if num_workers
-            else ParallelBatch(factory, layout, copies=range(num_envs), seed=seed)
+            else ParallelBatch(factory, layout, copies=copies, seed=seed)
         )
         layout.close()
 

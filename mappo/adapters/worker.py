@@ -40,7 +40,9 @@ class _Plan(NamedTuple):
     factory: Callable[[], Any]
     layout: ParallelLayout
     copies: range
-    """Numbers of this worker's copies among all."""
+    """Numbers of this worker's copies among all, here and elsewhere."""
+    first: int
+    """Number of the first copy here."""
     seed: int
     environment: Mapping[str, str]
     """Environment variables: the server that workers are forked from keeps those of its own start."""
@@ -77,7 +79,8 @@ class BatchEnv(gymnasium.Env[Any, Array]):
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Begin the episodes `options["episodes"]` (B,), of which the plan's copies are ours."""
         del seed  # the episodes have seeds of their own
-        episodes = (options or {})["episodes"][self._plan.copies.start : self._plan.copies.stop]
+        start, stop = (copy - self._plan.first for copy in (self._plan.copies.start, self._plan.copies.stop))
+        episodes = (options or {})["episodes"][start:stop]
         return self._told(lambda: self._made().reset(episodes))
 
     def step(self, action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
@@ -128,7 +131,7 @@ class Workers:
     """
 
     def __init__(
-        self, factory: Callable[[], Any], layout: ParallelLayout, *, num_envs: int, num_workers: int, seed: int
+        self, factory: Callable[[], Any], layout: ParallelLayout, *, copies: range, num_workers: int, seed: int
     ) -> None:
         """Start the processes.
 
@@ -136,10 +139,10 @@ class Workers:
             ValueError: the factory or the encoder cannot be sent to another process.
             RuntimeError: a process ended while it started.
         """
-        size = num_envs // num_workers
+        size, first = len(copies) // num_workers, copies.start
         environment = {**os.environ, **_ONE_THREAD}
-        shares = [range(first, first + size) for first in range(0, num_envs, size)]
-        self._plans = [_Plan(factory, layout, copies, seed, environment) for copies in shares]
+        shares = [copies[start : start + size] for start in range(0, len(copies), size)]
+        self._plans = [_Plan(factory, layout, share, first, seed, environment) for share in shares]
         try:
             pickled = [_Pickled(cloudpickle.dumps(plan)) for plan in self._plans]
         except Exception as error:
@@ -157,7 +160,7 @@ class Workers:
         self._busy = False
         self._warned: set[str] = set()
         shared = {name: _shared(array) for name, array in self._processes.observations.items()}
-        self.arrays = replace(BatchArrays.zeros(layout, num_envs), **shared)
+        self.arrays = replace(BatchArrays.zeros(layout, len(copies)), **shared)
 
     def reset(self, episodes: Sequence[int]) -> BatchArrays:
         """Begin these episodes, one number for each copy."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from mappo import TrainConfig, VecEnv
 from mappo.adapters.env_string import parse_env_string
 from mappo.config import RewardMode
+from mappo.distributed import Ranks
 from mappo.evaluate import Acts
 
 from .flags import MicrogridFlags
@@ -36,12 +37,24 @@ class Request:
     """Whether all that matters is that every part runs: nothing that takes minutes is computed for it."""
     say: Callable[[str], None] = lambda _: None
     """Where notes for the reader go."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Processes that share the copies; each builds envs of its own part."""
 
     @property
     def num_envs(self) -> int:
-        """Copies to train on."""
+        """Copies to train on, of all ranks."""
         assert self.config.num_envs is not None, "the preset or the checkpoint sets it"
         return self.config.num_envs
+
+    @property
+    def copies(self) -> range:
+        """Numbers of this rank's copies to train on."""
+        return self.ranks.equal_part(self.num_envs, "--num-envs")
+
+    @property
+    def episodes(self) -> range:
+        """Numbers of this rank's held-out episodes."""
+        return self.ranks.part(self.config.eval_episodes, "--eval-episodes")
 
 
 class Family(ABC):

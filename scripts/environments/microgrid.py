@@ -67,9 +67,17 @@ class Microgrid(Family):
 
     def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
         """All validation days, with what their score refers to."""
-        env = envs.make(**_keywords(request) | {"num_envs": None, "split": "val", "evaluation": True})
+        keywords = _keywords(request) | {"num_envs": None, "split": "val", "evaluation": True}
+        keywords.pop("first_copy", None)
+        env = envs.make(**keywords)
         complete_reference(env, request.say, solve=not request.test)
-        return env
+        if request.ranks.count == 1:
+            return env
+        days = request.ranks.part(env.num_envs, "the number of validation days")
+        part: dict[str, Any] = {"num_envs": len(days), "first_copy": days.start}
+        mine = envs.make(**keywords | part)
+        mine.reference = env.reference
+        return mine
 
     def reward(self, env: VecEnv, mode: RewardMode) -> str:
         """In dollars."""
@@ -102,20 +110,23 @@ def _keywords(request: Request) -> dict[str, Any]:
     """Arguments of `envs.make`: those of the run that goes on, then the flags."""
     config, flags = request.config, request.microgrid
     plain = {name: value for name, value in asdict(flags).items() if name not in _SCENARIO_FLAGS}
-    keywords = {**request.stored, **plain, "num_envs": request.num_envs}
+    copies = request.copies
+    keywords = {**request.stored, **plain, "num_envs": len(copies)}
+    if request.ranks.count > 1:
+        keywords["first_copy"] = copies.start
     if flags.profiles is not None:
         keywords = merged(keywords, own_data(flags.profiles, flags.scenario))
     if protocols := flags.protocols():
         keywords = merged(keywords, {"protocols": protocols})
     if flags.group_size is None:
-        keywords["group_size"] = _default_group_size(request.num_envs)
+        keywords["group_size"] = _default_group_size(request.num_envs, len(copies))
     return keywords | {"device": config.device, "seed": keywords.get("seed", config.seed)}
 
 
-def _default_group_size(num_envs: int) -> int:
-    """8, or the largest divisor below that leaves at least four groups."""
+def _default_group_size(num_envs: int, on_one_rank: int) -> int:
+    """8, or the largest divisor of a rank's copies below that leaves at least four groups of all `num_envs`."""
     most = min(DEFAULT_GROUP_SIZE, max(num_envs // 4, 1))
-    return max(size for size in range(1, most + 1) if num_envs % size == 0)
+    return max(size for size in range(1, most + 1) if on_one_rank % size == 0)
 
 
 def complete_reference(eval_env: envs.MicrogridEnv, say: Callable[[str], None], *, solve: bool = True) -> None:

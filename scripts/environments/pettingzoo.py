@@ -29,14 +29,14 @@ class PettingZoo(Family):
 
     def training_env(self, request: Request) -> VecEnv:
         """In `--num-workers` processes, or in this one."""
-        config = request.config
-        factory = parallel_factory(request.text)
-        return PettingZooVecEnv(factory, request.num_envs, num_workers=config.num_workers, seed=config.seed)
+        config, copies = request.config, request.copies
+        settings: dict[str, Any] = {"first_copy": copies.start, "num_workers": config.num_workers, "seed": config.seed}
+        return PettingZooVecEnv(parallel_factory(request.text), len(copies), **settings)
 
     def evaluation_env(self, request: Request) -> VecEnv:
         """`--eval-episodes` copies in this process, with seeds that no training episode has."""
-        config = request.config
-        return PettingZooVecEnv(parallel_factory(request.text), config.eval_episodes, seed=config.seed + HELD_OUT)
+        episodes, seed = request.episodes, request.config.seed + HELD_OUT
+        return PettingZooVecEnv(parallel_factory(request.text), len(episodes), first_copy=episodes.start, seed=seed)
 
     def held_out(self, spec: Mapping[str, Any], copies: int, *, seed: int, num_workers: int) -> VecEnv:
         """Copies with seeds of their own."""

@@ -15,6 +15,8 @@ from mappo.parts import HELD_OUT
 from .family import Family, Request
 from .policies import Constant
 
+RANK_STRIDE = 1_000_000_007  # between the seeds of ranks: more than what training and evaluation seeds differ by
+
 
 class Vmas(Family):
     """Batched copies of one task."""
@@ -25,15 +27,13 @@ class Vmas(Family):
 
     def training_env(self, request: Request) -> VecEnv:
         """On `--device`."""
-        config = request.config
-        device = str(env_device(config.device))
-        return vmas_env_from(request.text, request.num_envs, device=device, seed=config.seed)
+        device = str(env_device(request.config.device))
+        return vmas_env_from(request.text, len(request.copies), device=device, seed=_seed(request))
 
     def evaluation_env(self, request: Request) -> VecEnv:
         """`--eval-episodes` copies with a seed of their own."""
-        config = request.config
-        device, seed = str(env_device(config.device)), config.seed + HELD_OUT
-        return vmas_env_from(request.text, config.eval_episodes, device=device, seed=seed)
+        device, seed = str(env_device(request.config.device)), _seed(request) + HELD_OUT
+        return vmas_env_from(request.text, len(request.episodes), device=device, seed=seed)
 
     def held_out(self, spec: Mapping[str, Any], copies: int, *, seed: int, num_workers: int) -> VecEnv:
         """Copies with a seed of their own."""
@@ -44,3 +44,8 @@ class Vmas(Family):
         """No force: the middle of each range, or the first choice."""
         del spec
         return Constant(env, 0)
+
+
+def _seed(request: Request) -> int:
+    """Of this rank: the copies of one VMAS env share one random stream."""
+    return request.config.seed + RANK_STRIDE * request.ranks.index

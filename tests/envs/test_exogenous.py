@@ -24,7 +24,7 @@ def drawer_of(
 ) -> DayDrawer:
     profiles = profiles_of(scenario)
     starts = profiles.starts("val" if evaluation else "train", scenario.horizon)
-    return DayDrawer(scenario, profiles, starts, num_envs, seed=seed, evaluation=evaluation, events=events)
+    return DayDrawer(scenario, profiles, starts, range(num_envs), seed=seed, evaluation=evaluation, events=events)
 
 
 def eventful(scenario: Scenario) -> EventPlan:

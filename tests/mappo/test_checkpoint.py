@@ -76,7 +76,7 @@ def test_a_file_that_lacks_a_part_is_told(run_checkpoint: Path, place: tuple[str
         Trainer.resume(run_checkpoint, TargetEnv())
 
 
-@pytest.mark.parametrize("place", ["policy", "critic", "actor_optimizer", "value_norm"])
+@pytest.mark.parametrize("place", ["policy", "critic", "optimizer", "value_norm"])
 def test_parts_of_another_kind_are_told(run_checkpoint: Path, place: str) -> None:
     write_file(read_file(run_checkpoint) | {place: [1, 2]}, run_checkpoint)
     with pytest.raises(ValueError, match=r"latest.pt is damaged or was written by another version: .+"):

@@ -58,11 +58,11 @@ def test_the_factor_is_the_product_of_the_earlier_agents_ratios(
     seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
     step = updater.agent_step
 
-    def remember(minibatch: Batch, sizes: StepSizes, agent: int) -> dict[str, torch.Tensor]:
+    def remember(minibatch: Batch, sizes: StepSizes, agent: int, living: None) -> dict[str, torch.Tensor]:
         ratios = torch.where(batch.alive, (log_probs(trainer, batch) - old).exp(), 1.0)
         order = minibatch.log_prob[0, :, 0].argsort()
         seen.append((agent, minibatch.advantages[0, order, 0], ratios))
-        return step(minibatch, sizes, agent)
+        return step(minibatch, sizes, agent, living)
 
     monkeypatch.setattr(updater, "agent_step", remember)
     updater.update(batch, SIZES, trainer.generator)
@@ -83,7 +83,7 @@ def test_the_order_is_drawn_anew(make_trainer: MakeTrainer, monkeypatch: pytest.
     order: list[int] = []
     step = updater.agent_step
     monkeypatch.setattr(
-        updater, "agent_step", lambda part, sizes, agent: order.append(agent) or step(part, sizes, agent)
+        updater, "agent_step", lambda part, sizes, agent, _: order.append(agent) or step(part, sizes, agent)
     )
     batch = next_batch(trainer)
     for _ in range(6):

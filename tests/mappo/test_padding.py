@@ -108,12 +108,10 @@ def test_padding_changes_no_gradient(make_trainer: MakeTrainer, dist: str, netwo
     batch = next_batch(trainer)
     moved = batch._replace(log_prob=batch.log_prob + 0.1 * batch.advantages)
     alones = [alone(trainer, agent) for agent in range(3)]
-    trainer.updater.actor_step(moved, SIZES)
-    trainer.updater.critic_step(moved, SIZES)
+    trainer.updater.step(moved, SIZES)
     for agent, updater in enumerate(alones):
         own = kept(trainer, agent)
-        updater.actor_step(own_batch(trainer, moved, agent), SIZES)
-        updater.critic_step(own_batch(trainer, moved, agent), SIZES)
+        updater.step(own_batch(trainer, moved, agent), SIZES)
         for ours, theirs in ((trainer.policy.actor, updater.policy.actor), (trainer.critic, updater.critic)):
             widened = own if ours is trainer.policy.actor else {"body.hidden.0.weight": own["body.hidden.0.weight"]}
             stacked, single = gradients(ours), gradients(theirs)

@@ -46,8 +46,7 @@ def test_one_policys_data_never_moves_or_scales_another(
         scale = torch.tensor([1.0, factor, 1.0])
         batch = batch._replace(advantages=batch.advantages * scale, returns=batch.returns * scale)
         for _ in range(3):
-            trainer.updater.actor_step(batch, SIZES)
-            trainer.updater.critic_step(batch, SIZES)
+            trainer.updater.step(batch, SIZES)
         modules = (trainer.policy.actor, trainer.critic)
         moved.append([[parameters_of(module, policy) for module in modules] for policy in range(3)])
     for policy, same in ((0, True), (1, False), (2, True)):
@@ -89,8 +88,7 @@ def test_dead_agents_change_no_gradient(
         assert not batch.alive.all()
         dead = (~batch.alive).float() * noise
         other = {"advantages": batch.advantages + dead, "log_prob": batch.log_prob - dead}
-        trainer.updater.actor_step(batch._replace(**other), SIZES)
-        trainer.updater.critic_step(batch._replace(returns=batch.returns + dead), SIZES)
+        trainer.updater.step(batch._replace(**other, returns=batch.returns + dead), SIZES)
         found.append(gradients(trainer.policy.actor) + gradients(trainer.critic))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert all(torch.isfinite(gradient).all() for gradient in found[0])
@@ -106,12 +104,11 @@ def test_every_epoch_trains_on_every_row_once(
     tagged = batch._replace(log_prob=torch.arange(float(batch.log_prob.numel())).view_as(batch.log_prob))
     seen: list[Tensor] = []
 
-    def remember(minibatch: Batch, sizes: StepSizes) -> Metrics:
+    def remember(minibatch: Batch, sizes: StepSizes, _: None) -> Metrics:
         seen.append(minibatch.log_prob[..., 0])
         return {"policy/approx_kl": torch.zeros(())}
 
-    monkeypatch.setattr(trainer.updater, "actor_step", remember)
-    monkeypatch.setattr(trainer.updater, "critic_step", lambda *_: {})
+    monkeypatch.setattr(trainer.updater, "step", remember)
     trainer.updater.update(tagged, SIZES, trainer.generator)
     assert len(seen) == 6
     epochs = [torch.cat(seen[i : i + 2], dim=1) for i in (0, 2, 4)]
@@ -137,7 +134,7 @@ def test_gradients_do_not_depend_on_the_parts_that_they_are_computed_in(
         batch = next_batch(trainer)
         moved = batch.log_prob - 0.25 * batch.advantages  # so that some ratios are clipped
         batch = batch._replace(values=batch.values + 0.3, log_prob=moved)
-        told.append(trainer.updater.actor_step(batch, SIZES) | trainer.updater.critic_step(batch, SIZES))
+        told.append(trainer.updater.step(batch, SIZES))
         found.append(gradients(trainer.policy.actor) + gradients(trainer.critic))
     assert told[0]["policy/clip_fraction"] > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
@@ -161,8 +158,8 @@ def test_target_kl_stops_after_the_epoch_that_exceeds_it(
 ) -> None:
     trainer = make_trainer(target_kl=target_kl, num_epochs=4)
     steps: list[Any] = []
-    original = trainer.updater.critic_step
-    monkeypatch.setattr(trainer.updater, "critic_step", lambda *given: steps.append(1) or original(*given))
+    original = trainer.updater.step
+    monkeypatch.setattr(trainer.updater, "step", lambda *given: steps.append(1) or original(*given))
     iterate(trainer, 2)
     assert len(steps) == 2 * 2 * epochs
 
@@ -180,7 +177,7 @@ def test_schedules_reach_the_update(make_trainer: MakeTrainer, monkeypatch: pyte
     assert [round(sizes.clip, 9) for sizes in given] == [0.2, 0.15, 0.1, 0.05]
     assert [round(sizes.ent_coef, 9) for sizes in given] == [0.01, 0.0075, 0.005, 0.0025]
     assert [row["policy/clip"] for row in history] == [sizes.clip for sizes in given]
-    assert {group["lr"] for group in trainer.updater.actor_optimizer.param_groups} == {1e-3}
+    assert {group["lr"] for group in trainer.updater.optimizer.param_groups} == {1e-3}
 
 
 def test_the_step_sizes_are_those_of_the_losses(make_trainer: MakeTrainer) -> None:
@@ -202,7 +199,7 @@ def test_the_step_sizes_are_those_of_the_losses(make_trainer: MakeTrainer) -> No
 def test_the_entropy_is_logged_with_and_without_a_bonus(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(num_steps=40)
     batch = next_batch(trainer)
-    told = [trainer.updater.actor_gradient(batch, replace(SIZES, ent_coef=c))["policy/entropy"].item() for c in (1, 0)]
+    told = [trainer.updater.actor_gradient(batch, replace(SIZES, ent_coef=c))[3].item() for c in (1, 0)]
     assert told[0] == pytest.approx(-1 + 0.5 * math.log(2 * math.pi * math.e), abs=1e-5)
     assert told[1] == pytest.approx(told[0], abs=0.05)
 
@@ -218,7 +215,7 @@ def test_values_are_clipped_by_the_range_of_the_ratio_if_asked(make_trainer: Mak
     clip = 0.2 if value_clip else None
     want = value_loss(values, batch.values, batch.returns, weights, huber_delta=10.0, clip=clip)
     expected = list(torch.autograd.grad(want, list(trainer.critic.parameters())))
-    metrics = trainer.updater.critic_step(batch, SIZES)
+    metrics = trainer.updater.step(batch, SIZES)
     torch.testing.assert_close(metrics["losses/value"], want.detach())
     torch.testing.assert_close(gradients(trainer.critic), expected)
 
