@@ -100,7 +100,18 @@ def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: 
 def minibatches(
     batch: Batch, count: int, generator: torch.Generator, share: Share = WHOLE, num_envs: int = 1
 ) -> Iterator[Batch]:
-    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts.
+    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts; see `minibatch_rows`."""
+    order, sizes = minibatch_rows(batch, count, generator, share, num_envs)
+    # Gather once and slice: one pass over memory, and minibatches are views.
+    shuffled = (field.index_select(1, order).split(sizes, dim=1) for field in batch)
+    for parts in zip(*shuffled, strict=True):
+        yield Batch(*parts)
+
+
+def minibatch_rows(
+    batch: Batch, count: int, generator: torch.Generator, share: Share = WHOLE, num_envs: int = 1
+) -> tuple[Tensor, list[int]]:
+    """A fresh order of all chunks, and the sizes of the `count` parts of it that are minibatches.
 
     Where the batch is one rank's share, of `num_envs` copies, the order is that of the chunks of all ranks, and of each
     part the rank gets those that it holds: more or fewer than its share, but together all ranks have the whole part.
@@ -110,10 +121,7 @@ def minibatches(
     order, sizes = torch.randperm(size, generator=generator, device=batch.obs.device), [size // count] * count
     if share.count > 1:
         order, sizes = own_rows(order, count, share, num_envs)
-    # Gather once and slice: one pass over memory, and minibatches are views.
-    shuffled = (field.index_select(1, order).split(sizes, dim=1) for field in batch)
-    for parts in zip(*shuffled, strict=True):
-        yield Batch(*parts)
+    return order, sizes
 
 
 def own_rows(order: Tensor, count: int, share: Share, num_envs: int) -> tuple[Tensor, list[int]]:

@@ -171,6 +171,11 @@ class StackedNet(nn.Module):
         self.cell = None if recurrent == "none" else StackedCell(recurrent, P, sizes[-2])
         self.output = StackedLinear(P, sizes[-2], sizes[-1])
 
+    @property
+    def is_plain_mlp(self) -> bool:
+        """Whether one policy serves all agents, without a memory and layer norm."""
+        return self.num_policies == 1 and self.cell is None and not len(self.norms)
+
     def initialize(self, *, output_gain: float, generator: torch.Generator) -> None:
         """Orthogonal, with the gain of the activation in the hidden layers."""
         for layer in self.hidden:
@@ -194,7 +199,7 @@ class StackedNet(nn.Module):
             self.policy_ids[agent : agent + 1] if agent is not None else None if self.each_its_own else self.policy_ids
         )
         x = x.flatten(0, -2) if shared else x.flatten(0, -3).transpose(0, 1)  # (L N A, in), (A, L N, in)
-        if shared and self.cell is None and not len(self.norms):
+        if self.is_plain_mlp:
             layers = [*self.hidden, self.output]
             outputs = mlp(x, self.activation, [layer.weight for layer in layers], [layer.bias for layer in layers])
             return outputs.view(*leading, outputs.shape[-1]), x.new_zeros(*leading, 0)

@@ -19,6 +19,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from mappo.adapters.parallel_layout import check_parallel
 from mappo.adapters.pettingzoo import PettingZooVecEnv
 from mappo.buffer import RolloutBuffer, Widths
+from mappo.closed_form import ClosedFormUpdater
 from mappo.config import TrainConfig
 from mappo.distributed import Ranks
 from mappo.happo import HappoUpdater
@@ -155,7 +156,10 @@ def make_updater(policy: Policy, critic: Critic, config: TrainConfig, num_envs: 
     count = config.minibatch_count(num_envs * ranks.count)
     plain = {name: getattr(config, name) for name in names}
     settings = UpdateSettings(num_envs=num_envs, num_minibatches=count, **plain)
-    return (HappoUpdater if config.algo == "happo" else Updater)(policy, critic, settings, ranks)
+    if config.algo == "happo":
+        return HappoUpdater(policy, critic, settings, ranks)
+    fits = ClosedFormUpdater.fits(policy, critic, settings)
+    return (ClosedFormUpdater if fits else Updater)(policy, critic, settings, ranks)
 
 
 def target_settings(config: TrainConfig, group_size: int) -> TargetSettings:

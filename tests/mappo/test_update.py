@@ -94,7 +94,7 @@ def test_dead_agents_change_no_gradient(
     assert all(torch.isfinite(gradient).all() for gradient in found[0])
 
 
-@pytest.mark.parametrize("network", [{}, {"recurrent": "gru", "chunk_length": 4}])
+@pytest.mark.parametrize("network", [{"layer_norm": True}, {"recurrent": "gru", "chunk_length": 4}])
 def test_every_epoch_trains_on_every_row_once(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, network: dict[str, Any]
 ) -> None:
@@ -152,14 +152,15 @@ def test_a_setting_splits_the_minibatches_of_a_run(make_trainer: MakeTrainer, mo
     assert rows == [16] * 5 + [10] * 8  # 5 steps of 16 copies; 2 minibatches of 40 in 4 parts each
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize(("target_kl", "epochs"), [(1e-9, 1), (1e9, 4), (None, 4)])
 def test_target_kl_stops_after_the_epoch_that_exceeds_it(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, target_kl: float | None, epochs: int
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, target_kl: float | None, epochs: int, layer_norm: bool
 ) -> None:
-    trainer = make_trainer(target_kl=target_kl, num_epochs=4)
+    trainer = make_trainer(target_kl=target_kl, num_epochs=4, layer_norm=layer_norm)
     steps: list[Any] = []
-    original = trainer.updater.step
-    monkeypatch.setattr(trainer.updater, "step", lambda *given: steps.append(1) or original(*given))
+    original = trainer.updater.apply_gradients
+    monkeypatch.setattr(trainer.updater, "apply_gradients", lambda: steps.append(1) or original())
     iterate(trainer, 2)
     assert len(steps) == 2 * 2 * epochs
 
