@@ -15,7 +15,7 @@ from torch import Tensor
 class RolloutBuffer(NamedTuple):
     """Preallocated tensors, overwritten each iteration. Row T of obs and state is what the next rollout starts from."""
 
-    obs: Tensor  # (T + 1, B, A, I) as the networks saw it: normalised, agent id appended
+    obs: Tensor  # (T + 1, B, A, I) as the networks saw it: normalised, one-hot agent id appended
     state: Tensor  # (T + 1, B, S) normalised
     actions: Tensor  # (T, B, A, U) raw samples, before clipping or tanh
     log_prob: Tensor  # (T, B, A) joint, of the policy that acted

@@ -93,7 +93,7 @@ class _Run(NamedTuple):
         return slice(self.start, self.start + self.blocks * len(self.path))
 
     def product(self, values: Tensor, factor: Tensor, above: Tensor | None, out: Tensor) -> None:
-        """Write values @ factor into `out`, (rows, N), in each block's columns; plus `above` (rows, blocks) if given."""
+        """Write values @ factor into `out`, (rows, N), in each block's columns, plus `above` (rows, blocks)."""
         size = len(factor)
         if self.blocks >= FOLDED_BLOCKS and len(values) <= FOLDED_ROWS:
             folded = values[:, self.columns].reshape(-1, size) @ factor
