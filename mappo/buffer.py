@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mappo.memory import Widths
+
 
 class RolloutBuffer(NamedTuple):
     """Preallocated tensors, overwritten each iteration. Row T of obs and state is what the next rollout starts from."""
@@ -53,21 +55,8 @@ class Batch(NamedTuple):
     value_alive: Tensor  # (L, N, V) which values count
 
 
-class Widths(NamedTuple):
-    """The last dims of a buffer."""
-
-    agents: int
-    obs: int
-    inputs: int
-    state: int
-    actions: int
-    mask: int
-    memory: int
-    critic_rows: int
-
-
 def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: torch.device) -> RolloutBuffer:
-    """Zeros of the right shapes."""
+    """Zeros of the right shapes; `memory.buffer_bytes` is their size."""
     A, O, I, S, U, K, M, R = widths  # noqa: E741
 
     def floats(*shape: int, extra: int = 0) -> Tensor:
@@ -100,8 +89,8 @@ def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterato
     size = batch.obs.shape[1]
     assert size % count == 0, "TrainConfig.minibatch_count checks this"
     order = torch.randperm(size, generator=generator, device=batch.obs.device)
-    # Gather once and slice: one pass over memory, and minibatches are views.
-    yield from split(Batch(*(field.index_select(1, order) for field in batch)), count)
+    for rows in order.split(size // count):  # gathered one by one: a shuffled copy of the batch would be another buffer
+        yield Batch(*(field.index_select(1, rows) for field in batch))
 
 
 def split(batch: Batch, count: int) -> Iterator[Batch]:

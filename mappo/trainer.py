@@ -26,6 +26,7 @@ from mappo.parts import (
     Factory,
     buffer_widths,
     cause_of_non_finite,
+    check_fits_memory,
     check_inputs,
     checked_config,
     checked_env_spec,
@@ -104,6 +105,7 @@ class Trainer:
         self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
         self.updater = make_updater(self.policy, self.critic, config, num_minibatches)
         widths = buffer_widths(self.spec, self.policy, self.critic)
+        check_fits_memory(config, env.num_envs, widths, self.critic, self.device)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
 

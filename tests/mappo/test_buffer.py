@@ -2,7 +2,8 @@
 
 import torch
 
-from mappo.buffer import Batch, Widths, allocate, minibatches, split
+from mappo.buffer import Batch, allocate, minibatches, split
+from mappo.memory import Widths
 
 LENGTH = 3
 
