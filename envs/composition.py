@@ -79,9 +79,10 @@ def _on_one_substation(feeders: list[Tables], scenario: Scenario) -> Tables:
         Switch(name=f"{other.source_bus} bus coupler", bus_a=first.source_bus, bus_b=other.source_bus, closed=True)
         for other in others
     ]
-    bus_kv, areas = {}, {}
+    bus_kv, areas = dict[str, float](), dict[str, str]()
     for tables in feeders:
-        bus_kv, areas = bus_kv | tables.bus_kv, areas | tables.areas
+        bus_kv.update(tables.bus_kv)
+        areas.update(tables.areas)
     return replace(
         first,
         bus_kv=bus_kv,
@@ -103,7 +104,7 @@ def _check_device(net: Network, name: str, kind: str, bus: str) -> None:
 
 def _check_size(net: Network, name: str, kind: str, p_max_mw: float) -> None:
     """Refuses kW where MW are meant, which would be found only as a power flow without a solution."""
-    rating_mva = float(net.rating_pu[net.areas.index(name)]) * BASE_MVA  # of the branch to the feeder
+    rating_mva = float(net.rating_pu[net.area_starts[name]]) * BASE_MVA  # of the branch to the feeder
     if p_max_mw > LARGEST_SHARE * rating_mva:
         raise ValueError(
             f"microgrids.{name}.{kind}.p_max_mw must be at most {LARGEST_SHARE:g} times the {rating_mva:g} MVA of its "

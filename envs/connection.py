@@ -100,6 +100,8 @@ def _rated_at(name: str, grid: Microgrid, tables: Tables, bus_kv: float) -> dict
 
 def with_regulators(tables: Tables, name: str, part: Feeder | Microgrid) -> Tables:
     """Composed tables with the settings of one part's tap changers; ValueError for one that does not exist."""
+    if not part.regulators:
+        return tables
     trafos = {trafo.name: trafo for trafo in tables.trafos}
     for key, settings in part.regulators.items():
         full = f"{name}.{key}"

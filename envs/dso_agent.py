@@ -77,15 +77,16 @@ class DsoAgent:
         self._name, self._dtype, self._device = scenario.feeder.name, dtype, device
         self._banks, self._devices = len(banks), banks + regulators
         self._bank_values, self._target_values = (_table(part).to(device, dtype) for part in (banks, regulators))
-        at = torch.tensor([bank.position for bank in banks], dtype=torch.int64)
-        self._at_bus = torch.nn.functional.one_hot(at, net.num_buses).to(device, dtype)  # (C, N)
+        self._num_buses = net.num_buses
+        self._bank_buses = torch.tensor([bank.position for bank in banks], dtype=torch.int64, device=device)  # (C,)
         self._regulator = torch.tensor([r.position for r in regulators], dtype=torch.int64, device=device)
         targets = torch.tensor([r.target_pu for r in net.regulators], dtype=torch.float64)
         self._targets = targets.to(device, dtype)[None]  # (1, R)
         self._idle = torch.tensor([d.idle for d in self._devices], dtype=torch.int64, device=device)
         self._span = torch.tensor([len(d.values) - 1 for d in self._devices], device=device).to(dtype)
         names = _observed(scenario, state_names) if self._settings else []
-        self._observed = torch.tensor([state_names.index(n) for n in names], dtype=torch.int64, device=device)
+        column = {name: k for k, name in enumerate(state_names)}
+        self._observed = torch.tensor([column[name] for name in names], dtype=torch.int64, device=device)
         self.obs_names = (*names, *self.column_names)
 
     @property
@@ -111,7 +112,8 @@ class DsoAgent:
         b_pu = self._bank_values.expand(len(chosen), -1, -1).gather(-1, steps[..., None])[..., 0]  # (B, C)
         target = self._target_values.expand(len(chosen), -1, -1).gather(-1, offsets[..., None])[..., 0]
         targets = self._targets.repeat(len(chosen), 1).index_copy(1, self._regulator, target)
-        return Control(b_pu @ self._at_bus, targets)
+        at_buses = b_pu.new_zeros(len(chosen), self._num_buses).index_add_(-1, self._bank_buses, b_pu)
+        return Control(at_buses, targets)
 
     def switched(self, before: Tensor, after: Tensor) -> "Switched":
         """What it costs to go from choices `before` to `after`, (B, K) each."""

@@ -4,7 +4,7 @@ Data flow: `DayProfiles`, random streams -> `DayDrawer` -> `ExogenousDay` (one c
 physics, billing and `observations.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -31,6 +31,12 @@ class ExogenousDay:
     weekday: Tensor  # (B,) int64, Monday 0
     events: EventDraw | None = None
     """What happens on the day; prices and PV have it in."""
+
+    def of(self, copies: slice) -> "ExogenousDay":
+        """The day of some copies."""
+        tensors = {field.name: getattr(self, field.name)[copies] for field in fields(self) if field.name != "events"}
+        events = None if self.events is None else EventDraw(*(part[copies] for part in self.events))
+        return ExogenousDay(**tensors, events=events)
 
 
 class DeviceDay(NamedTuple):

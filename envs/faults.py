@@ -129,16 +129,16 @@ class Faults:
         powers: dict[str, Tensor],
     ) -> None:
         """Try to keep one microgrid alive in some copies; writes into `cut` and `powers`."""
-        p, q = (part[:, island.buses] for part in self._grid.draw(used.load[rows]))
+        p, q = self._grid.draw(used.load[rows], island.buses)
         if used.plant_q_mvar is not None:
-            for own, kind in zip(used.plant_q_mvar[rows].chunk(2, -1), ("pv", "wind"), strict=True):
+            for own, kind in zip(used.plant_q_mvar.chunk(2, -1), ("pv", "wind"), strict=True):
                 at = (island.buses == self._buses[kind][agent]).to(q)  # (n,)
-                q = q - own[:, agent, None] / BASE_MVA * at
+                q = q - own[rows, agent, None] / BASE_MVA * at
         demand = Demand(
             p=p,
             q=q,
             plants=torch.stack([powers[f"{kind}_p_mw"][rows, agent] for kind in PLANT_KINDS], -1) / BASE_MVA,
-            is_open=cut.is_open[rows][:, island.branches],
+            is_open=cut.is_open[rows[:, None], island.branches],
             energy_mwh=energy_mwh[rows, agent],
         )
         living = island.settle(demand, tolerance_pu)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.areas import Areas
 from envs.devices import Applied
 from envs.power.flow import FlowSolver, FlowState, Load
 from envs.power.network import BASE_MVA, Network
@@ -66,21 +67,20 @@ class Grid:
         self._regulated = torch.tensor([r.bus for r in net.regulators], dtype=torch.int64, device=device)
         self._neutral_v_pu = min(max(1.0, scenario.safety.v_min_pu), scenario.safety.v_max_pu)
         self.area_load_mw = area_load_mw(net, self.area_names)
-        area = torch.tensor([self.area_names.index(name) for name in net.areas])
-        member = torch.nn.functional.one_hot(area, len(self.area_names)).to(torch.float64)  # (N, 1 + A)
-        self._load_p = (member * net.load_p_mw[:, None]).T.to(device, dtype) / BASE_MVA
-        self._load_q = (member * net.load_q_mvar[:, None]).T.to(device, dtype) / BASE_MVA
-        own = member.clone()
-        own[0] = 0.0  # the slack bus has no voltage to keep and no branch above it
-        self._own = own.to(device, dtype)
-        self._area_buses = _padded([torch.nonzero(own[:, k]).flatten() for k in range(own.shape[1])]).to(device)
-        self._device_p, self._device_q = (matrix.to(device, dtype) / BASE_MVA for matrix in _placement(scenario, net))
-        self._plants = self._device_p[2 * len(scenario.microgrids) :]  # (2A, N) PV, then wind
-        self._plant_buses = self._plants.argmax(-1)
+        area = area_of_buses(net, self.area_names)
+        self._area = area.to(device)
+        nominal_mva = torch.stack([net.load_p_mw, net.load_q_mvar])
+        self._nominal = (nominal_mva.to(device, dtype) / BASE_MVA)[:, None]  # (2, 1, N)
+        area = area.clone()
+        area[0] = -1  # the slack bus has no voltage to keep and no branch above it
+        self._areas = Areas(area, len(self.area_names), self._solver.rating_pu)
+        batteries, generators, pv, wind = device_buses(scenario, net).to(device)
+        self._battery_buses = batteries
+        self._device_buses = torch.cat([batteries, generators, pv, wind])
+        self._plant_buses = torch.cat([pv, wind])
         heads = connections(net, self.area_names[1:])
         self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
-        regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.long)
-        self.tap_paths = [torch.nonzero(above).flatten().tolist() for above in net.below(regulated)[:, heads].T]
+        self.tap_paths = [self._solver.tap_paths.to_bus(head) for head in heads]
         # which branches' power is measured besides
         self._measured = slice(None) if scenario.protocols.vertical == "price_signal" else slice(0, 0)
         self._tap_max = torch.tensor([max(r.tap_max, 1) for r in net.regulators], device=device, dtype=dtype)
@@ -111,11 +111,7 @@ class Grid:
             control: capacitors and targets of each copy; None: those of the scenario.
             cut: what faults separate; None: nothing.
         """
-        p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
-        p = load @ self._load_p + p_mw @ self._device_p  # (B, N) consumption
-        q = load @ self._load_q + applied.battery_q_mvar @ self._device_q
-        if plant_q_mvar is not None:
-            q = q - plant_q_mvar @ self._plants
+        p, q = self.drawn(load, applied, plant_q_mvar)
         if last is None:
             tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
@@ -145,7 +141,7 @@ class Grid:
         currents = self._solver.currents(flow, load)
         pcc_p, pcc_q = currents.power(self._pcc)
         head_p, _ = currents.power(slice(0, 1))
-        sums_p, sums_q = load.power @ self._own
+        sums_p, sums_q = self._areas.sum(load.power)
         pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
         head_p = torch.where(converged, head_p, load.power[0].sum(-1, keepdim=True))
         v_pu, loading_squared = self._solver.v_squared(flow).sqrt(), currents.i_squared_pu
@@ -178,7 +174,7 @@ class Grid:
         over, under = (v2 - limits.v_max_pu**2).clamp(min=0.0), (limits.v_min_pu**2 - v2).clamp(min=0.0)
         voltage = limits.voltage_usd_per_h * 0.5 * (over + under)
         current = limits.current_usd_per_h * 0.5 * (state.loading_squared - 1.0).clamp(min=0.0)
-        penalty = dt_h * ((voltage + current) @ self._own)
+        penalty = dt_h * self._areas.sum(voltage + current)
         return torch.where(state.converged[:, None], penalty, 0.0)
 
     def violating(self, state: GridState) -> Tensor:
@@ -194,20 +190,24 @@ class Grid:
 
     def voltage_range(self, state: GridState) -> tuple[Tensor, Tensor]:
         """Lowest and highest voltage of each area's live buses, (B, 1 + A) each; neutral where none lives."""
-        return self._range(state, self._area_buses)
+        if not state.dead.shape[1]:
+            return self._areas.least(state.v_pu), self._areas.most(state.v_pu)
+        low = self._areas.least(torch.where(state.dead, torch.inf, state.v_pu))
+        high = self._areas.most(torch.where(state.dead, -torch.inf, state.v_pu))
+        return self._or_neutral(low), self._or_neutral(high)
 
     def lowest_and_highest(self, state: GridState) -> tuple[Tensor, Tensor]:
         """The same over all buses below the slack bus, (B,) each."""
-        return self._range(state, slice(1, None))
-
-    def _range(self, state: GridState, buses: Tensor | slice) -> tuple[Tensor, Tensor]:
-        v = state.v_pu[:, buses]
+        v_pu = state.v_pu[:, 1:]
         if not state.dead.shape[1]:
-            return v.amin(-1), v.amax(-1)
-        dead = state.dead[:, buses]
-        low, high = torch.where(dead, torch.inf, v).amin(-1), torch.where(dead, -torch.inf, v).amax(-1)
-        none = dead.all(-1)
-        return torch.where(none, self._neutral_v_pu, low), torch.where(none, self._neutral_v_pu, high)
+            return v_pu.amin(-1), v_pu.amax(-1)
+        dead = state.dead[:, 1:]
+        low, high = torch.where(dead, torch.inf, v_pu).amin(-1), torch.where(dead, -torch.inf, v_pu).amax(-1)
+        return self._or_neutral(low), self._or_neutral(high)
+
+    def _or_neutral(self, v_pu: Tensor) -> Tensor:
+        """An extreme over live buses, neutral where it is infinite: none lives."""
+        return torch.where(v_pu.isinf(), self._neutral_v_pu, v_pu)
 
     def live_v_pu(self, state: GridState) -> Tensor:
         """(B, N) voltages; a dead bus has 1 pu (or the limit next to it), which nobody judges or reacts to."""
@@ -217,17 +217,29 @@ class Grid:
         """(B, 1 + A) share of each area's buses that have voltage."""
         if not state.dead.shape[1]:
             return torch.ones_like(state.party_p_mw)
-        return (~state.dead).to(self._own) @ self._own / self._own.sum(0)
+        return self._areas.sum((~state.dead).to(state.v_pu)) / self._areas.sizes
 
     def unserved_mw(self, load: Tensor, state: GridState) -> Tensor:
         """(B, 1 + A) load of each area at dead buses, from the multipliers (B, 1 + A)."""
         if not state.dead.shape[1]:
             return torch.zeros_like(load)
-        return load * (state.dead.to(load) @ self._load_p.T) * BASE_MVA
+        return load * self._areas.sum(state.dead * self._nominal[0]) * BASE_MVA
 
-    def draw(self, load: Tensor) -> tuple[Tensor, Tensor]:
-        """P and Q of the loads, (B, N) pu each, from the multipliers (B, 1 + A)."""
-        return load @ self._load_p, load @ self._load_q
+    def draw(self, load: Tensor, buses: Tensor | None = None) -> Tensor:
+        """P and Q of the loads, (2, B, N) pu, from the multipliers (B, 1 + A); of some buses only (2, B, n)."""
+        if buses is None:
+            return load.index_select(-1, self._area) * self._nominal
+        return load[:, self._area[buses]] * self._nominal[..., buses]
+
+    def drawn(self, load: Tensor, applied: Applied, plant_q_mvar: Tensor | None) -> tuple[Tensor, Tensor]:
+        """P and Q that loads and devices together draw, (B, N) pu each; arguments as `settle`."""
+        p, q = self.draw(load)
+        p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
+        p.index_add_(-1, self._device_buses, p_mw / BASE_MVA)
+        q.index_add_(-1, self._battery_buses, applied.battery_q_mvar / BASE_MVA)
+        if plant_q_mvar is not None:
+            q.index_add_(-1, self._plant_buses, -plant_q_mvar / BASE_MVA)
+        return p, q
 
     def plant_voltage(self, state: GridState) -> Tensor:
         """(B, 2A) pu at each PV plant's bus, then each wind plant's."""
@@ -240,13 +252,18 @@ class Grid:
 
 def area_load_mw(net: Network, areas: Sequence[str]) -> Tensor:
     """(1 + A,) nominal load of each area in MW, the feeder first; float64 on the CPU."""
-    area = torch.tensor([areas.index(name) for name in net.areas])
-    return torch.zeros(len(areas), dtype=torch.float64).index_add_(0, area, net.load_p_mw)
+    return torch.zeros(len(areas), dtype=torch.float64).index_add_(0, area_of_buses(net, areas), net.load_p_mw)
+
+
+def area_of_buses(net: Network, areas: Sequence[str]) -> Tensor:
+    """(N,) int64 place of each bus's area in `areas`."""
+    places = {name: k for k, name in enumerate(areas)}
+    return torch.tensor([places[name] for name in net.areas])
 
 
 def connections(net: Network, microgrids: Sequence[str]) -> list[int]:
     """Position of each microgrid's first bus; the branch above it is its connection to the feeder."""
-    return [net.areas.index(name) for name in microgrids]
+    return [net.area_starts[name] for name in microgrids]
 
 
 def _where(keep: Tensor, new: FlowState, old: FlowState) -> FlowState:
@@ -254,19 +271,8 @@ def _where(keep: Tensor, new: FlowState, old: FlowState) -> FlowState:
     return new._replace(u=torch.where(rows, new.u, old.u), tau2=torch.where(rows, new.tau2, old.tau2))
 
 
-def _padded(groups: list[Tensor]) -> Tensor:
-    """(K, longest) index rows; shorter ones repeat their first entry, which changes no minimum or maximum."""
-    longest = max(len(group) for group in groups)
-    return torch.stack([torch.cat([group, group[:1].expand(longest - len(group))]) for group in groups])
-
-
-def _placement(scenario: Scenario, net: Network) -> tuple[Tensor, Tensor]:
-    """0/1 matrices (4A, N) and (A, N): battery, generator, PV and wind powers, and battery Q, to their buses."""
-    grids = scenario.microgrids
-    buses = [
-        net.position(f"{name}.{getattr(grid, kind).bus}")
-        for kind in ("battery", "generator", "pv", "wind")
-        for name, grid in grids.items()
-    ]
-    p = torch.nn.functional.one_hot(torch.tensor(buses), net.num_buses).to(torch.float64)
-    return p, p[: len(grids)]
+def device_buses(scenario: Scenario, net: Network) -> Tensor:
+    """(4, A) int64 positions of each microgrid's battery, generator, PV and wind."""
+    kinds = ("battery", "generator", "pv", "wind")
+    grids = scenario.microgrids.items()
+    return torch.tensor([[net.position(f"{name}.{getattr(grid, kind).bus}") for name, grid in grids] for kind in kinds])

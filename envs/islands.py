@@ -83,7 +83,7 @@ class Island:
 
     def __init__(self, scenario: Scenario, net: Network, name: str, device: torch.device, dtype: torch.dtype) -> None:
         self.name, grid = name, scenario.microgrids[name]
-        head = net.areas.index(name)
+        head = net.area_starts[name]
         _check(scenario, net, name, head)
         own = island_network(net, head, net.position(f"{name}.{grid.battery.bus}"))
         self.net = own

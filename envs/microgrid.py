@@ -322,7 +322,8 @@ class MicrogridEnv:
     def _load_day(self) -> None:
         self._exogenous = day = self._drawer.today()
         self._today = DeviceDay.of(day, self.device, self._dtype)
-        self._tables: DayTables = self._observer.day_tables(day)
+        self._tables: DayTables | None = None  # yesterday's make room first
+        self._tables = self._observer.day_tables(day)
         self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)
@@ -333,6 +334,7 @@ class MicrogridEnv:
             columns = torch.cat([self._devices.observed(self._device_state), columns], -1)
         if self._faults.obs_names:
             columns = torch.cat([columns, self._faults.observed(self._grid_state)], -1)
+        assert self._tables is not None
         seen = self._observer.observe(self._tables, self._hour, self._account, self._grid_state, columns)
         obs, state = self._dso.with_own_row(*seen, self._dso_choices)
         return obs.float(), state.float()

@@ -22,6 +22,7 @@ PRICE_HOURS = 12  # prices shown ahead
 FORECAST_HOURS = 4
 PRICE_CENTRE_USD_PER_MWH = PRICE_SCALE_USD_PER_MWH = 60.0
 VOLTAGE_SCALE_PU = 0.05
+TABLE_ENTRIES = 2**22  # of a day's state columns that are computed at once, in several copies as large
 
 
 class DayTables(NamedTuple):
@@ -120,7 +121,13 @@ class Observer:
         )
 
     def day_tables(self, day: ExogenousDay) -> DayTables:
-        """All exogenous columns of a day, on the env's device."""
+        """All exogenous columns of a day, on the env's device; made for some copies at a time, in float64."""
+        copies, entries = len(day.price), self._steps * len(self.state_names)
+        some = max(1, TABLE_ENTRIES // entries)
+        parts = [self._tables(day.of(slice(first, first + some))) for first in range(0, copies, some)]
+        return parts[0] if len(parts) == 1 else DayTables(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _tables(self, day: ExogenousDay) -> DayTables:
         shared = self._shared_columns(day)  # (B, H, 22)
         local, net_mw = self._local_columns(day)  # (B, H, A, 7), (B, 2H, A)
         agents = local.shape[2]

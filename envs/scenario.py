@@ -221,10 +221,11 @@ class Scenario(Model):
         """Bus prefix of each feeder (`DSO`; with copies `F1.DSO`, `F2.DSO`, ...) -> the microgrids that hang on it."""
         if self.feeder.copies == 1:
             return {self.feeder.name: dict(self.microgrids)}
-        return {
-            f"{prefix}.{self.feeder.name}": {n: g for n, g in self.microgrids.items() if n.startswith(f"{prefix}.")}
-            for prefix in self._prefixes()
-        }
+        on: dict[str, dict[str, Microgrid]] = {prefix: {} for prefix in self._prefixes()}
+        for name, grid in self.microgrids.items():
+            if (prefix := name.partition(".")[0]) in on:
+                on[prefix][name] = grid
+        return {f"{prefix}.{self.feeder.name}": grids for prefix, grids in on.items()}
 
     def _prefixes(self) -> list[str]:
         return [f"F{i}" for i in range(1, self.feeder.copies + 1)]

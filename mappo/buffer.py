@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mappo.distributed import WHOLE, Share
+from mappo.memory import Widths
 
 
 class RolloutBuffer(NamedTuple):
     """Preallocated tensors, overwritten each iteration. Row T of obs and state is what the next rollout starts from."""
 
-    obs: Tensor  # (T + 1, B, A, I) as the networks saw it: normalised, agent id appended
+    obs: Tensor  # (T + 1, B, A, I) as the networks saw it: normalised, one-hot agent id appended
     state: Tensor  # (T + 1, B, S) normalised
     actions: Tensor  # (T, B, A, U) raw samples, before clipping or tanh
     log_prob: Tensor  # (T, B, A) joint, of the policy that acted
@@ -55,21 +56,8 @@ class Batch(NamedTuple):
     value_alive: Tensor  # (L, N, V) which values count
 
 
-class Widths(NamedTuple):
-    """The last dims of a buffer."""
-
-    agents: int
-    obs: int
-    inputs: int
-    state: int
-    actions: int
-    mask: int
-    memory: int
-    critic_rows: int
-
-
 def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: torch.device) -> RolloutBuffer:
-    """Zeros of the right shapes."""
+    """Zeros of the right shapes; `memory.buffer_bytes` is their size."""
     A, O, I, S, U, K, M, R = widths  # noqa: E741
 
     def floats(*shape: int, extra: int = 0) -> Tensor:
@@ -97,15 +85,10 @@ def allocate(num_steps: int, num_envs: int, chunk: int, widths: Widths, device: 
     )
 
 
-def minibatches(
-    batch: Batch, count: int, generator: torch.Generator, share: Share = WHOLE, num_envs: int = 1
-) -> Iterator[Batch]:
-    """One epoch: every chunk exactly once, in a fresh order, in `count` equal parts; see `minibatch_rows`."""
-    order, sizes = minibatch_rows(batch, count, generator, share, num_envs)
-    # Gather once and slice: one pass over memory, and minibatches are views.
-    shuffled = (field.index_select(1, order).split(sizes, dim=1) for field in batch)
-    for parts in zip(*shuffled, strict=True):
-        yield Batch(*parts)
+def minibatches(batch: Batch, rows: Tensor, sizes: list[int]) -> Iterator[Batch]:
+    """The minibatches that `minibatch_rows` tells of."""
+    for part in rows.split(sizes):  # gathered one by one: a shuffled copy of the batch would be another buffer
+        yield Batch(*(field.index_select(1, part) for field in batch))
 
 
 def minibatch_rows(

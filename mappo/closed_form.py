@@ -28,8 +28,7 @@ from mappo.update import Metrics, Updater, UpdateSettings, mean_metrics, set_lea
 class Epoch(NamedTuple):
     """Env steps in the order of their minibatches, or one minibatch. Of the weights, each minibatch's sum to 1."""
 
-    obs: Tensor  # (N, A, I)
-    seen: Tensor  # (N, R, C) by the critic
+    rows: Tensor  # (N,) of the batch
     actions: Tensor  # (N, A, U)
     log_prob: Tensor  # (N, A) of the policy that acted
     advantages: Tensor  # (N, A)
@@ -97,7 +96,7 @@ class ClosedFormUpdater(Updater):
         """Whether the closed form covers these networks and losses."""
         heads = policy.actor.heads
         gaussian = len(heads) == 1 and isinstance(heads[0], BoxHead) and heads[0].kind == "gaussian"
-        plain = policy.actor.body.is_plain_mlp and critic.body.is_plain_mlp
+        plain = all(net.body.is_plain_mlp and net.embedding is None for net in (policy.actor, critic))
         return gaussian and plain and settings.grad_accumulation == 1 and not settings.value_clip
 
     @torch.no_grad()
@@ -120,8 +119,9 @@ class ClosedFormUpdater(Updater):
         recorded = []
         for minibatch, share in zip(epoch.minibatches(parts), shares, strict=True):
             log_std = self._log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-            log_ratio = self._actor_gradient(minibatch, log_std, share, sizes)
-            values = self._critic_gradient(minibatch)
+            obs = batch.obs[0].index_select(0, minibatch.rows)
+            log_ratio = self._actor_gradient(obs, minibatch, log_std, share, sizes)
+            values = self._critic_gradient(self._seen(batch, obs, minibatch.rows), minibatch)
             self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad])
             recorded.append((log_std, log_ratio, values, *self.apply_gradients()))
         log_std, log_ratio, values, norms, value_norms = zip(*recorded, strict=True)
@@ -138,16 +138,14 @@ class ClosedFormUpdater(Updater):
         def taken(field: Tensor) -> Tensor:
             return field[0].index_select(0, rows)
 
-        obs, alive, value_alive = taken(batch.obs), taken(batch.alive), taken(batch.value_alive)
+        alive, value_alive = taken(batch.alive), taken(batch.value_alive)
         sizes = torch.tensor(parts, device=rows.device)
         part = torch.arange(len(parts), device=rows.device).repeat_interleave(sizes, output_size=len(rows))
         living = torch.stack([alive.sum(-1), value_alive.sum(-1)], -1)
         count = self.ranks.sum_(living.new_zeros(len(parts), 2).index_add_(0, part, living)).clamp_(min=1)
         count = count.to(batch.advantages.dtype)[part]
-        view = self.critic.view
         return Epoch(
-            obs=obs,
-            seen=obs if view == "own" else critic_obs(obs, taken(batch.state), view),
+            rows=rows,
             actions=taken(batch.actions),
             log_prob=taken(batch.log_prob),
             advantages=taken(batch.advantages),
@@ -156,10 +154,15 @@ class ClosedFormUpdater(Updater):
             value_weights=value_alive / count[:, 1:],
         )
 
-    def _actor_gradient(self, part: Epoch, log_std: Tensor, share: Tensor, sizes: StepSizes) -> Tensor:
+    def _seen(self, batch: Batch, obs: Tensor, rows: Tensor) -> Tensor:
+        """What the critic sees at these rows, (n, R, C)."""
+        view = self.critic.view
+        return obs if view == "own" else critic_obs(obs, batch.state[0].index_select(0, rows), view)
+
+    def _actor_gradient(self, obs: Tensor, part: Epoch, log_std: Tensor, share: Tensor, sizes: StepSizes) -> Tensor:
         """Set the gradient of the policy's loss; returns the log of the ratios (n, A)."""
         actor, body = self.policy.actor, self._actor
-        *inputs, outputs = forward(part.obs.flatten(0, 1), body.activation, body.layers)
+        *inputs, outputs = forward(obs.flatten(0, 1), body.activation, body.layers)
         mean, gains = outputs.view_as(part.actions), part.weights * part.advantages
         of_mean, of_log_std, log_ratio = gaussian_surrogate(
             mean, log_std, actor.valid, part.actions, part.log_prob, gains, clip=sizes.clip
@@ -170,10 +173,10 @@ class ClosedFormUpdater(Updater):
         torch.mul(of_log_std, log_std == self._log_std, out=self._log_std_grad)  # beyond its bounds it stays
         return log_ratio
 
-    def _critic_gradient(self, part: Epoch) -> Tensor:
+    def _critic_gradient(self, seen: Tensor, part: Epoch) -> Tensor:
         """Set the gradient of the Huber loss; returns the values (n, V)."""
         body, delta = self._critic, self.settings.huber_delta
-        *inputs, outputs = forward(part.seen.flatten(0, 1), body.activation, body.layers)
+        *inputs, outputs = forward(seen.flatten(0, 1), body.activation, body.layers)
         values = outputs.view_as(part.returns)
         grad = (values - part.returns).clamp_(-delta, delta).mul_(part.value_weights)
         backward(grad.view_as(outputs), body.activation, body.layers, inputs, body.grads)

@@ -15,6 +15,7 @@ PolicySharing = Literal["shared", "independent", "grouped"]
 RewardMode = Literal["mean", "individual", "sum"]
 CriticInput = Literal["auto", "state", "agent"]
 ActionDist = Literal["gaussian", "tanh_gaussian", "beta"]
+AgentId = Literal["auto", "one_hot", "embedding"]
 Recurrent = Literal["none", "gru", "lstm"]
 Activation = Literal["relu", "tanh"]
 AdvantageNorm = Literal["batch", "agent", "none"]
@@ -50,12 +51,12 @@ class TrainConfig:
     stop_after: int | None = None
     """Stop once this many iterations are done in total, without changing the schedule."""
     policy_sharing: PolicySharing = "shared"
-    """One policy for all agents, one for each, or one for each group of agents with the same spaces.
-
-    Agents that share one are told apart by a one-hot id, an input column for each agent.
-    """
+    """One policy for all agents, one for each, or one for each group of agents with the same spaces."""
     policy_map: dict[str, str] | None = None
     """Name of each agent's policy, instead of --policy-sharing: `--policy-map agent_0 scout agent_1 base`."""
+    agent_id: AgentId = "auto"
+    """What tells agents of one policy apart: a one-hot id, an input column for each agent, or a learned embedding of 16
+    columns; auto: one-hot up to 16 agents, the embedding beyond."""
     reward_mode: RewardMode = "mean"
     """Reward of each agent: the mean or sum over all agents, or its own."""
     critic_input: CriticInput = "auto"
@@ -283,7 +284,8 @@ class TrainConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        return cls(**values)
+        # what was stored before the setting existed has one-hot ids, however many agents
+        return cls(**{"agent_id": "one_hot", **values})
 
 
 def _check_type(name: str, value: object, kind: Any) -> None:

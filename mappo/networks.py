@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mappo.agent_ids import EMBEDDING_WIDTH, AgentEmbedding, IdKind, id_kind
 from mappo.config import TrainConfig
 from mappo.distributions import LOG_STD_MAX, LOG_STD_MIN, BoxHead, ChoiceHead, ProductDistribution
 from mappo.layers import StackedNet
@@ -49,10 +50,19 @@ class Actor(nn.Module):
     bounded: Tensor
     choice_valid: Tensor
 
-    def __init__(self, body: StackedNet, heads: Sequence[Head], actions: ActionSpec, *, log_std_init: float) -> None:
-        """The output of `body` holds the columns of all heads side by side."""
+    def __init__(
+        self,
+        body: StackedNet,
+        heads: Sequence[Head],
+        actions: ActionSpec,
+        *,
+        log_std_init: float,
+        embedding: AgentEmbedding | None = None,
+    ) -> None:
+        """The output of `body` holds the columns of all heads side by side; its input ends with the embedding's."""
         super().__init__()
         self.body = body
+        self.embedding = embedding
         self.heads = tuple(heads)
         self.log_std = nn.Parameter(torch.full((body.num_policies, sum(h.std_columns for h in heads)), log_std_init))
         self.register_buffer("valid", actions.valid.float(), persistent=False)  # (A, U)
@@ -67,6 +77,8 @@ class Actor(nn.Module):
         With `agent`, everything is given for that one only, A = 1.
         """
         rows = slice(None) if agent is None else slice(agent, agent + 1)
+        if self.embedding is not None:  # never with `agent`, whose policy is its own
+            obs = self.embedding(obs)
         outputs, memories = self.body(obs, memory, starts, agent)
         outputs = outputs.split([head.output_columns for head in self.heads], dim=-1)
         log_std = self.log_std[self.body.policy_ids[rows]].split([head.std_columns for head in self.heads], dim=-1)
@@ -108,10 +120,14 @@ class Critic(nn.Module):
 
     value_ids: Tensor
 
-    def __init__(self, body: StackedNet, view: CriticView) -> None:
-        """`body` maps what `critic_obs` returns to one value a row, or to all A values from the state's single row."""
+    def __init__(self, body: StackedNet, view: CriticView, embedding: AgentEmbedding | None = None) -> None:
+        """`body` maps what `critic_obs` returns to one value a row, or to all A values from the state's single row.
+
+        With an embedding of the agents, its columns stand behind those of a row.
+        """
         super().__init__()
         self.body = body
+        self.embedding = embedding
         self.view: CriticView = view
         self.num_rows = len(body.policy_ids)
         values_per_row = body.output.bias.shape[-1]
@@ -123,7 +139,8 @@ class Critic(nn.Module):
         """Obs (L, N, A, I), state (L, N, S), memory (N, R, M), starts (L, N, A) -> values (L, N, V), memories."""
         if self.view == "state":
             starts = starts.all(-1, keepdim=True)  # of the episode
-        values, memories = self.body(critic_obs(obs, state, self.view), memory, starts)
+        rows = critic_obs(obs, state, self.view)
+        values, memories = self.body(rows if self.embedding is None else self.embedding(rows), memory, starts)
         return values.flatten(-2), memories
 
 
@@ -134,9 +151,11 @@ def build_actor(spec: EnvSpec, config: TrainConfig, generator: torch.Generator) 
     heads: list[Head] = [BoxHead(actions.box_columns, config.action_dist)] if actions.box_columns else []
     heads += [ChoiceHead(actions.choices)] if actions.choices else []
     ids = torch.tensor(policy_ids(spec, config))
-    body = _build_body(input_width(spec, config), sum(head.output_columns for head in heads), ids, config)
+    embedding = _embedding(spec, config, generator)
+    width = input_width(spec, config) + (0 if embedding is None else EMBEDDING_WIDTH)
+    body = _build_body(width, sum(head.output_columns for head in heads), ids, config)
     body.initialize(output_gain=0.01, generator=generator)
-    return Actor(body, heads, actions, log_std_init=config.log_std_init)
+    return Actor(body, heads, actions, log_std_init=config.log_std_init, embedding=embedding)
 
 
 def build_critic(spec: EnvSpec, config: TrainConfig, generator: torch.Generator) -> Critic:
@@ -146,11 +165,13 @@ def build_critic(spec: EnvSpec, config: TrainConfig, generator: torch.Generator)
     if view == "state" and spec.state_dim == 0:
         raise ValueError("--critic-input state needs an env with a state; this one has state_dim 0. Use agent instead")
     sees_agents = view != "state"
+    embedding = _embedding(spec, config, generator) if sees_agents else None
     width = input_width(spec, config) * sees_agents + spec.state_dim * (view != "own")
+    width += 0 if embedding is None else EMBEDDING_WIDTH
     ids = torch.tensor(policy_ids(spec, config) if sees_agents else (0,))
     body = _build_body(width, 1 if sees_agents or team_reward else len(spec.agents), ids, config)
     body.initialize(output_gain=1.0, generator=generator)
-    return Critic(body, view)
+    return Critic(body, view, embedding)
 
 
 def policy_ids(spec: EnvSpec, config: TrainConfig) -> tuple[int, ...]:
@@ -159,17 +180,19 @@ def policy_ids(spec: EnvSpec, config: TrainConfig) -> tuple[int, ...]:
 
 
 def input_width(spec: EnvSpec, config: TrainConfig) -> int:
-    """Width I of what the actor sees: own observation, and the agent's one-hot id where agents share a policy.
-
-    The id has a column for each agent, however many there are: with A agents a rollout stores A x A of them a copy.
-    """
-    return spec.obs_dim + len(spec.agents) * shares_policies(spec, config)
+    """Width I of what is stored for the actor: own observation, and the agent's one-hot id if it has one."""
+    return spec.obs_dim + len(spec.agents) * (agent_id(spec, config) == "one_hot")
 
 
-def shares_policies(spec: EnvSpec, config: TrainConfig) -> bool:
-    """Whether two agents have the same policy, which must then be told who it acts for."""
-    ids = policy_ids(spec, config)
-    return len(set(ids)) < len(ids)
+def agent_id(spec: EnvSpec, config: TrainConfig) -> IdKind:
+    """What tells agents with the same policy apart."""
+    return id_kind(config.agent_id, policy_ids(spec, config))
+
+
+def _embedding(spec: EnvSpec, config: TrainConfig, generator: torch.Generator) -> AgentEmbedding | None:
+    if agent_id(spec, config) != "embedding":
+        return None
+    return AgentEmbedding(torch.tensor(policy_ids(spec, config)), generator)
 
 
 def _build_body(size_in: int, size_out: int, ids: Tensor, config: TrainConfig) -> StackedNet:

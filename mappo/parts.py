@@ -18,12 +18,13 @@ from pettingzoo import AECEnv, ParallelEnv
 
 from mappo.adapters.parallel_layout import check_parallel
 from mappo.adapters.pettingzoo import PettingZooVecEnv
-from mappo.buffer import RolloutBuffer, Widths
+from mappo.buffer import RolloutBuffer
 from mappo.closed_form import ClosedFormUpdater
 from mappo.config import TrainConfig
 from mappo.distributed import Ranks
 from mappo.happo import HappoUpdater
 from mappo.logger import Row
+from mappo.memory import NetSizes, Widths, available_bytes, check_memory, training_bytes
 from mappo.networks import Critic, input_width
 from mappo.normalization import RunningMeanStd
 from mappo.policy import Policy
@@ -240,6 +241,18 @@ def buffer_widths(spec: EnvSpec, policy: Policy, critic: Critic) -> Widths:
         memory=policy.actor.body.memory_width,
         critic_rows=critic.num_rows,
     )
+
+
+def check_fits_memory(config: TrainConfig, num_envs: int, widths: Widths, critic: Critic, device: torch.device) -> None:
+    """Refuse a rollout of `num_envs` copies that this machine has no memory for.
+
+    Raises:
+        ValueError: says what is needed, what there is, and what to lower.
+    """
+    steps, count = config.rollout_steps(num_envs), config.minibatch_count(num_envs)
+    nets = NetSizes(config.hidden_dim, config.num_layers, critic.num_values)
+    needed = training_bytes(steps, num_envs, config.chunk, count, config.grad_accumulation, widths, nets)
+    check_memory(needed, available_bytes(device), num_envs=num_envs, num_steps=steps, device=str(device))
 
 
 def rates(env_steps: int, num_agents: int, rollout_s: float, update_s: float) -> Row:

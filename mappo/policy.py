@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mappo.checkpoint import check_fits, read_file, unpacking, write_file
 from mappo.config import TrainConfig, flag
-from mappo.networks import build_actor, policy_ids, shares_policies
+from mappo.networks import agent_id, build_actor, policy_ids
 from mappo.normalization import RunningMeanStd
 from mappo.spaces import EnvSpec
 
@@ -37,8 +37,8 @@ class Policy(nn.Module):
         self.actor = build_actor(spec, config, generator)
         agents = len(spec.agents)
         self.register_buffer("obs_valid", spec.obs_valid, persistent=False)  # (A, O)
-        one_hot = torch.eye(agents) if shares_policies(spec, config) else torch.zeros(agents, 0)
-        self.register_buffer("agent_ids", one_hot, persistent=False)  # (A, A), or no columns
+        one_hot = torch.eye(agents) if agent_id(spec, config) == "one_hot" else torch.zeros(agents, 0)
+        self.register_buffer("agent_ids", one_hot, persistent=False)  # (A, A), or no columns (agent_ids.py)
         self._memory: Tensor | None = None  # (B, A, M) of `act`
 
     @property
@@ -47,7 +47,7 @@ class Policy(nn.Module):
         return self.agent_ids.device
 
     def observe(self, obs: Tensor) -> Tensor:
-        """Raw obs (..., A, O) -> network input (..., A, I): normalised, padding set to 0, agent id appended."""
+        """Raw obs (..., A, O) -> network input (..., A, I): normalised, padding set to 0, one-hot id appended."""
         normalised = self.obs_norm(obs) * self.obs_valid
         return torch.cat([normalised, self.agent_ids.expand(*obs.shape[:-2], -1, -1)], dim=-1)
 
@@ -135,6 +135,9 @@ class Policy(nn.Module):
             mine, theirs = getattr(self.config, name), getattr(other.config, name)
             if mine != theirs:
                 raise ValueError(f"{flag(name)} {mine} must be that of the policy in {path}, {theirs}")
+        mine, theirs = agent_id(self.spec, self.config), agent_id(other.spec, other.config)
+        if mine != theirs:
+            raise ValueError(f"--agent-id {self.config.agent_id} gives {mine} ids, the policy in {path} has {theirs}")
         mine, theirs = policy_ids(self.spec, self.config), policy_ids(other.spec, other.config)
         if mine != theirs:
             setting = "--policy-map" if self.config.policy_map else f"--policy-sharing {self.config.policy_sharing}"

@@ -23,6 +23,7 @@ from mappo.advantages import (
 from mappo.buffer import Batch, RolloutBuffer
 from mappo.distributed import Add, alone
 from mappo.losses import explained_variance
+from mappo.memory import CRITIC_COPIES
 from mappo.networks import Critic
 from mappo.normalization import RunningMeanStd, ValueNorm
 from mappo.policy import Policy
@@ -62,7 +63,7 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings, 
 
     `add` sums over the ranks that hold the other copies.
     """
-    values, memories = nets.critic(buffer.obs, buffer.state, buffer.critic_memory, buffer.starts)
+    values, memories = _values(buffer, nets.critic)
     values = nets.value_norm.denormalize(values)  # (T + 1, B, V)
     flags = _flags(buffer, settings.reward_mode)
     following = next_values(values, flags.truncated, *_final_values(buffer, flags, memories, nets))
@@ -98,6 +99,22 @@ def make_batch(buffer: RolloutBuffer, nets: Networks, settings: TargetSettings, 
         "value/std": sigma.mean(),
     }
     return Targets(_chunks(batch, len(buffer.memory)), memories[-2], metrics)
+
+
+def _values(buffer: RolloutBuffer, critic: Critic) -> tuple[Tensor, Tensor]:
+    """Normalised values (T + 1, B, V) and memories (T + 1, B, R, M), some copies at a time: activations take memory."""
+    parts = [
+        critic(*part)
+        for part in zip(
+            buffer.obs.split(CRITIC_COPIES, 1),
+            buffer.state.split(CRITIC_COPIES, 1),
+            buffer.critic_memory.split(CRITIC_COPIES),
+            buffer.starts.split(CRITIC_COPIES, 1),
+            strict=True,
+        )
+    ]
+    values, memories = zip(*parts, strict=True)
+    return torch.cat(values, 1), torch.cat(memories, 1)
 
 
 def _chunks(batch: Batch, count: int) -> Batch:

@@ -29,6 +29,7 @@ from mappo.parts import (
     buffer_widths,
     cause_of_non_finite,
     check_envs,
+    check_fits_memory,
     check_inputs,
     checked_config,
     checked_env_spec,
@@ -108,6 +109,7 @@ class Trainer:
         self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
         self.updater = make_updater(self.policy, self.critic, config, env.num_envs, self.ranks)
         widths = buffer_widths(self.spec, self.policy, self.critic)
+        check_fits_memory(config, env.num_envs, widths, self.critic, self.device)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mappo.buffer import Batch, minibatches, split
+from mappo.buffer import Batch, minibatch_rows, minibatches, split
 from mappo.config import StepSizes
 from mappo.distributed import Ranks
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
@@ -73,8 +73,9 @@ class Updater:
         metrics: list[Metrics] = []
         count, num_envs = self.settings.num_minibatches, self.settings.num_envs
         for _ in range(self.settings.num_epochs):
-            parts = list(minibatches(batch, count, generator, self.ranks.share, num_envs))
-            epoch = [step(part, living) for part, living in zip(parts, self._living(parts), strict=True)]
+            rows, parts = minibatch_rows(batch, count, generator, self.ranks.share, num_envs)
+            living = self._living(batch, rows, parts)
+            epoch = [step(part, those) for part, those in zip(minibatches(batch, rows, parts), living, strict=True)]
             metrics += epoch
             if self._moved_too_far(epoch):
                 break
@@ -138,13 +139,14 @@ class Updater:
             losses.append(loss.detach())
         return torch.stack([torch.stack(losses).sum(), weights.sum()])
 
-    def _living(self, parts: Sequence[Batch]) -> Sequence[Living | None]:
+    def _living(self, batch: Batch, rows: Tensor, parts: Sequence[int]) -> Sequence[Living | None]:
         """Of every minibatch, of all ranks: one exchange an epoch. One rank counts its own."""
         if self.ranks.count == 1:
             return [None] * len(parts)
-        alive = [torch.cat([part.alive, part.value_alive], -1).flatten(0, 1).sum(0) for part in parts]
-        agents = parts[0].alive.shape[-1]
-        return [Living(row[:agents], row[agents:]) for row in self.ranks.sum_(torch.stack(alive))]
+        alive = torch.cat([batch.alive, batch.value_alive], -1).index_select(1, rows)  # (L, N, A + V)
+        counts = torch.stack([part.flatten(0, 1).sum(0) for part in alive.split(list(parts), dim=1)])
+        agents = batch.alive.shape[-1]
+        return [Living(row[:agents], row[agents:]) for row in self.ranks.sum_(counts)]
 
     def _moved_too_far(self, epoch: list[Metrics]) -> bool:
         if self.settings.target_kl is None or "policy/approx_kl" not in epoch[0]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from envs.power.network import BASE_MVA, Network
+from envs.power.tap_paths import TapPaths
 from envs.power.tree_sums import tree_sums
 
 LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
@@ -167,12 +168,11 @@ class FlowSolver:
         self.line_columns = torch.nonzero(~net.is_trafo).flatten()[1:].to(device)  # [0] is the slack bus
         self.trafo_columns = torch.nonzero(net.is_trafo).flatten().to(device)
         fixed_tau = torch.exp(net.path_sums(torch.log(net.ratio)))
-        self._fixed_log_tau2 = real(2 * fixed_tau.abs().log())
+        self._fixed_tau2 = real(fixed_tau.abs().square())
         self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle()).to(
             device, torch.complex128 if dtype == torch.float64 else torch.complex64
         )
-        regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.long)
-        self._regulator_path = real(net.below(regulated))  # (R, N)
+        self.tap_paths = TapPaths(net, device)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
         self.z = real(torch.stack([net.z_pu.real, net.z_pu.imag]))[:, None]  # (2, 1, N)
         self.shunt = real(torch.stack([net.y_pu.real, -net.y_pu.imag]))[:, None]  # (2, 1, N)
@@ -187,7 +187,8 @@ class FlowSolver:
     def tau_squared(self, tap: Tensor) -> Tensor:
         """(C, R) tap positions -> (C, N) squared product of all ratios on the path to each bus."""
         log_ratio = torch.log1p(self._step_pu * tap)
-        return torch.exp(2 * log_ratio @ self._regulator_path + self._fixed_log_tau2)
+        tau2 = torch.exp(2 * (log_ratio + self.tap_paths.upstream(log_ratio)))  # (C, R)
+        return self.tap_paths.spread(tau2, otherwise=1.0).mul_(self._fixed_tau2)
 
     def flat_start(self, copies: int) -> Tensor:
         """(2, C, N) voltages at no load."""

@@ -7,6 +7,7 @@ side of an ideal ratio k, `V_j = k (V_parent - z I)`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ class Network:
     def num_buses(self) -> int:
         """N, the slack bus included."""
         return len(self.bus_index)
+
+    @cached_property
+    def area_starts(self) -> Mapping[str, int]:
+        """Area -> position of its first bus; above a microgrid's is the branch to the feeder."""
+        starts: dict[str, int] = {}
+        for bus, area in enumerate(self.areas):
+            starts.setdefault(area, bus)
+        return starts
 
     def position(self, bus: Any) -> int:
         """Position of a bus id in every (B, N) tensor.

@@ -29,9 +29,6 @@ class TapSettler:
         self._solver = solver
         regulators = net.regulators
         bus = torch.tensor([regulator.bus for regulator in regulators], dtype=torch.int64)
-        between = net.below(bus)[:, bus].to(torch.float64)  # [i, k]: regulator i lies on the path to regulator k
-        between.fill_diagonal_(0.0)
-        depth = between.sum(0)
         like = solver.rating_pu
 
         def column(name: str) -> Tensor:
@@ -39,8 +36,7 @@ class TapSettler:
             return torch.tensor(values, dtype=torch.float64).to(like)
 
         self._bus = bus.to(like.device)
-        self._depth = int(depth.max()) + 1 if len(depth) else 0
-        self._upstream = between.to(like)
+        self._paths = solver.tap_paths
         self._target, self._half_band = column("target_pu"), column("half_band_pu")
         self._step, self._tap_min, self._tap_max = column("step_pu"), column("tap_min"), column("tap_max")
 
@@ -62,8 +58,8 @@ class TapSettler:
         """
         error = (self.target_pu if target_pu is None else target_pu) - v_pu
         reached = self._reached(tap, error)
-        for _ in range(self._depth - 1):  # each pass settles the regulators one level further from the head
-            reached = self._reached(tap, error - ((reached - tap) * self._step) @ self._upstream)
+        for _ in range(self._paths.depth - 1):  # each pass settles the regulators one level further from the head
+            reached = self._reached(tap, error - self._paths.upstream((reached - tap) * self._step))
         return reached
 
     def _reached(self, tap: Tensor, error: Tensor) -> Tensor:

@@ -257,9 +257,10 @@ def compose(feeder: Tables, microgrids: Mapping[str, tuple[Tables, str]], feeder
         kind: tuple(row for part in parts for row in getattr(part, kind))
         for kind in ("lines", "trafos", "loads", "capacitors", "switches")
     }
-    bus_kv, areas = {}, {}
+    bus_kv, areas = dict[str, float](), dict[str, str]()
     for part in reversed(parts):  # the feeder last: a shared bus keeps the feeder's voltage and area
-        bus_kv, areas = bus_kv | part.bus_kv, areas | part.areas
+        bus_kv.update(part.bus_kv)
+        areas.update(part.areas)
     ordered = [bus for part in parts for bus in part.bus_kv]
     return replace(parts[0], bus_kv={bus: bus_kv[bus] for bus in ordered}, areas=areas, **joined)
 

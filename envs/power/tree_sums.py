@@ -4,7 +4,7 @@ Data flow: `subtree_end` -> `tree_sums` -> `TreeSums`. Buses stand in depth-firs
 j .. subtree_end[j] - 1. Values are (2, C, N), or any (..., N); dims: C copies, N buses.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,12 @@ BLOCK_BUSES = 96
 """Largest subtree that larger networks take as one dense product."""
 LEAST_MEAN_BLOCK = 16
 """Smaller blocks on average cost more in calls than in arithmetic."""
+
+
+FOLDED_ROWS = 128
+"""With up to so many rows the calls of many small products cost more than copying equal blocks together."""
+FOLDED_BLOCKS = 8
+"""So many equal blocks side by side are worth the copy."""
 
 
 class TreeSums(Protocol):
@@ -74,6 +80,34 @@ class DenseSums:
         return (values.flatten(0, -2) @ self._path).view_as(values)
 
 
+class _Run(NamedTuple):
+    """Equal blocks side by side, such as the feeders of one substation."""
+
+    start: int
+    blocks: int
+    path: Tensor  # (m, m) of each
+
+    @property
+    def columns(self) -> slice:
+        """All of its buses."""
+        return slice(self.start, self.start + self.blocks * len(self.path))
+
+    def product(self, values: Tensor, factor: Tensor, above: Tensor | None, out: Tensor) -> None:
+        """Write values @ factor into `out`, (rows, N), in each block's columns, plus `above` (rows, blocks)."""
+        size = len(factor)
+        if self.blocks >= FOLDED_BLOCKS and len(values) <= FOLDED_ROWS:
+            folded = values[:, self.columns].reshape(-1, size) @ factor
+            products = folded.view(len(values), self.blocks, size)
+            out[:, self.columns] = (products if above is None else products.add_(above[..., None])).flatten(1)
+            return
+        for k in range(self.blocks):
+            own = slice(self.start + k * size, self.start + (k + 1) * size)
+            if above is None:
+                torch.mm(values[:, own], factor, out=out[:, own])
+            else:
+                torch.addmm(above[:, k, None], values[:, own], factor, out=out[:, own])
+
+
 class BlockSums:
     """One product for each subtree of at most `BLOCK_BUSES`, one for the trunk that joins them: O(N).
 
@@ -83,10 +117,10 @@ class BlockSums:
     def __init__(self, subtree_end: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         starts = _maximal_subtrees(subtree_end)
         ends = subtree_end[starts]
-        self._blocks = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        blocks = list(zip(starts.tolist(), ends.tolist(), strict=True))
         self._starts = starts.to(device)
         inside = torch.zeros(len(subtree_end), dtype=torch.long)
-        for start, end in self._blocks:
+        for start, end in blocks:
             inside[start:end] = 1
         trunk = torch.nonzero(inside == 0).flatten()
         self._trunk = trunk.to(device)
@@ -96,20 +130,24 @@ class BlockSums:
         holds = (trunk[:, None] < starts) & (subtree_end[trunk][:, None] > starts)
         self._parent = (holds * torch.arange(1, len(trunk) + 1)[:, None]).amax(0).sub(1).to(device)
         paths: dict[tuple[int, ...], Tensor] = {}  # equal feeders share their matrices
-        self._paths = []
-        for start, end in self._blocks:
+        self._runs: list[_Run] = []
+        for start, end in blocks:
             own = subtree_end[start:end] - start
             key = tuple(own.tolist())
             if key not in paths:
                 paths[key] = path_matrix(own).to(device, dtype)
-            self._paths.append(paths[key])
+            last = self._runs[-1] if self._runs else None
+            if last is not None and last.path is paths[key] and last.columns.stop == start:
+                self._runs[-1] = last._replace(blocks=last.blocks + 1)
+            else:
+                self._runs.append(_Run(start, 1, paths[key]))
 
     def downstream(self, values: Tensor) -> Tensor:
         """As `TreeSums.downstream`."""
         flat = values.flatten(0, -2)
         sums = torch.empty_like(flat)
-        for (start, end), path in zip(self._blocks, self._paths, strict=True):
-            torch.mm(flat[:, start:end], path.T, out=sums[:, start:end])
+        for run in self._runs:
+            run.product(flat, run.path.T, None, sums)
         trunk = flat[:, self._trunk].index_add_(1, self._parent, sums[:, self._starts])
         sums[:, self._trunk] = self._trunk_sums.downstream(trunk)
         return sums.view_as(values)
@@ -120,9 +158,9 @@ class BlockSums:
         sums = torch.empty_like(flat)
         trunk = self._trunk_sums.path(flat[:, self._trunk])
         sums[:, self._trunk] = trunk
-        above = trunk[:, self._parent]
-        for k, ((start, end), path) in enumerate(zip(self._blocks, self._paths, strict=True)):
-            torch.addmm(above[:, k, None], flat[:, start:end], path, out=sums[:, start:end])
+        above = trunk[:, self._parent].split([run.blocks for run in self._runs], dim=-1)
+        for run, own in zip(self._runs, above, strict=True):
+            run.product(flat, run.path, own, sums)
         return sums.view_as(values)
 
 

@@ -45,12 +45,20 @@ def watched_buses(net: Network, microgrids: Sequence[str]) -> Tensor:
 
     A bus stands for the branch above it too. Shorter rows repeat their first entry, which changes no maximum.
     """
+    own: dict[str, list[int]] = {name: [] for name in microgrids}
+    for bus, area in enumerate(net.areas):
+        if area in own:
+            own[area].append(bus)
+    parent = net.parent.tolist()
     rows: list[Tensor] = []
-    for name in microgrids:
-        own_before = torch.tensor([0, *(area == name for area in net.areas)]).cumsum(0)
-        holds_own = own_before[net.subtree_end] > own_before[:-1]
-        holds_own[0] = False
-        rows.append(torch.nonzero(holds_own).flatten())
+    for buses in own.values():
+        watched = set[int]()
+        for own_bus in buses:
+            bus = own_bus
+            while bus and bus not in watched:  # from here on the path is in it already
+                watched.add(bus)
+                bus = parent[bus]
+        rows.append(torch.tensor(sorted(watched)))
     longest = max(len(row) for row in rows)
     return torch.stack([torch.cat([row, row[:1].expand(longest - len(row))]) for row in rows])
 

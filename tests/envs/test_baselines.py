@@ -88,7 +88,7 @@ def test_without_the_upstream_correction_greedy_costs_more(monkeypatch: pytest.M
 
     def uncorrected(self: TapSettler, *args: object) -> None:
         original(self, *args)  # pyright: ignore[reportArgumentType]
-        self._upstream = torch.zeros_like(self._upstream)
+        monkeypatch.setattr(self._paths, "upstream", torch.zeros_like)
 
     monkeypatch.setattr(TapSettler, "__init__", uncorrected)
     played = play_year(lambda env: greedy(env, end_rule=False))

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 import envs
+from envs import observations
 from envs.microgrid import MicrogridEnv
 from envs.profiles import load_profiles
+from tests.envs.fault_scenarios import RANDOM
 
 STEPS = 9
 COPY = 11
@@ -196,3 +198,12 @@ def test_the_last_observation_of_a_day_says_that_no_time_is_left() -> None:
     steps = [env.step(torch.zeros(env.action_shape)) for _ in range(24)]
     assert [step.final_obs[0, 0, left].item() for step in steps] == pytest.approx([1 - h / 24 for h in range(1, 25)])
     assert steps[-1].obs[0, 0, left] == 1.0
+
+
+def test_tables_of_some_copies_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = envs.make(num_envs=5, seed=1, events=RANDOM)
+    env.reset()
+    together = env._observer.day_tables(env._exogenous)
+    monkeypatch.setattr(observations, "TABLE_ENTRIES", 2 * 24 * len(env._observer.state_names))  # two copies
+    apart = env._observer.day_tables(env._exogenous)
+    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))

@@ -1,8 +1,11 @@
 """Minibatches cover every chunk once an epoch, in a new order; splits keep what belongs together."""
 
+from collections.abc import Iterator
+
 import torch
 
-from mappo.buffer import Batch, Widths, allocate, minibatches, split
+from mappo.buffer import Batch, allocate, minibatch_rows, minibatches, split
+from mappo.memory import Widths
 
 LENGTH = 3
 
@@ -14,9 +17,13 @@ def numbered(size: int) -> Batch:
     return Batch(**{name: short.get(name, rows) for name in Batch._fields})
 
 
+def shuffled(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
+    return minibatches(batch, *minibatch_rows(batch, count, generator))
+
+
 def test_every_chunk_comes_once_an_epoch_and_in_a_new_order() -> None:
     rng = torch.Generator().manual_seed(0)
-    epochs = [torch.cat([part.memory[0] for part in minibatches(numbered(24), 4, rng)]) for _ in range(3)]
+    epochs = [torch.cat([part.memory[0] for part in shuffled(numbered(24), 4, rng)]) for _ in range(3)]
     for order in epochs:
         assert sorted(order.tolist()) == list(range(0, 2400, 100))
     assert not torch.equal(epochs[0], epochs[1])
@@ -24,7 +31,7 @@ def test_every_chunk_comes_once_an_epoch_and_in_a_new_order() -> None:
 
 
 def test_fields_stay_together_and_parts_are_equal() -> None:
-    for part in minibatches(numbered(24), 4, torch.Generator().manual_seed(0)):
+    for part in shuffled(numbered(24), 4, torch.Generator().manual_seed(0)):
         assert part.obs.shape == (LENGTH, 6)
         for name, field in part._asdict().items():
             want = (

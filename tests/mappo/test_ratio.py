@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from mappo import Trainer
-from mappo.buffer import Batch, minibatches
+from mappo.buffer import Batch, minibatch_rows, minibatches
 from tests.mappo.conftest import MakeTrainer, iterate, next_batch
 from tests.toy_tasks import RandomEnv
 
@@ -45,7 +45,7 @@ def make(make_trainer: MakeTrainer, kind: str, **settings: Any) -> Trainer:
 
 
 def check(trainer: Trainer, batch: Batch) -> None:
-    for part in minibatches(batch, 4, trainer.generator):
+    for part in minibatches(batch, *minibatch_rows(batch, 4, trainer.generator)):
         distribution, _ = trainer.policy.actor(part.obs, part.action_mask, part.memory[0], part.starts)
         ratio = (distribution.log_prob(part.actions) - part.log_prob).exp()
         assert (ratio - 1).abs().max() < 1e-5

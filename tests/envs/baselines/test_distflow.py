@@ -13,6 +13,7 @@ from envs.baselines.distflow import DistFlow, bill_pieces
 from envs.baselines.parties import billed_parties
 from envs.baselines.tree import Tree, check_provable
 from envs.composition import build_network
+from envs.devices import Applied
 from envs.grid import GridState
 from envs.microgrid import MicrogridEnv
 from envs.scenario import Scenario, load_scenario
@@ -39,11 +40,9 @@ def put_into(model: DistFlow, env: MicrogridEnv, policy: Any) -> float:
         cost += float(metrics["cost_usd"] + metrics["penalty_usd"])
         applied, state = env.applied, settled[step]
         assert bool(state.converged.all())
-        devices = [applied["battery_p_mw"], *(-applied[k] for k in ("generator_p_mw", "pv_p_mw", "wind_p_mw"))]
-        load = now.today.load[:, :, step]
-        p = load @ grid._load_p + torch.cat(devices, -1) @ grid._device_p
-        q = load @ grid._load_q + applied["battery_q_mvar"] @ grid._device_q
-        currents = grid._solver.currents(state.flow, grid._solver.load(p, q))
+        devices = Applied(**{name: applied[name] for name in Applied._fields})
+        drawn = grid.drawn(now.today.load[:, :, step], devices, None)
+        currents = grid._solver.currents(state.flow, grid._solver.load(*drawn))
         flow_p, flow_q = currents.power(slice(1, None))
         values = {"p": flow_p, "q": flow_q, "l": currents.i_squared_pu[:, 1:], "v": state.v_pu[:, 1:].square()}
         values |= {"head_p": state.head_p_mw, "party": state.party_p_mw, "battery": applied["battery_p_mw"]}

@@ -40,8 +40,12 @@ TREES = {
 
 @pytest.mark.parametrize("parents", TREES.values(), ids=TREES)
 @pytest.mark.parametrize("block_buses", [1, 3, 10, 1000])
-def test_all_give_what_a_loop_gives(parents: list[int], block_buses: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("folded_blocks", [2, 1000])
+def test_all_give_what_a_loop_gives(
+    parents: list[int], block_buses: int, folded_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tree_sums, "BLOCK_BUSES", block_buses)
+    monkeypatch.setattr(tree_sums, "FOLDED_BLOCKS", folded_blocks)
     ends, buses = ends_of(parents), len(parents)
     values = torch.randn(2, 3, buses, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     subtree, path = values.clone(), values.clone()

@@ -1,0 +1,55 @@
+"""Which tap changers lie on the way to each bus, as chains towards the slack: O(N + R) memory and work.
+
+Data flow: `Network` -> `TapPaths` -> `flow.py` (ratios of all buses), `regulators.py` (what was moved upstream).
+Dims: C copies, N buses, R regulators, D regulators on the longest path.
+"""
+
+import torch
+from torch import Tensor
+
+from envs.power.network import Network
+
+
+class TapPaths:
+    """The chains of one network; its tensors are on `device`."""
+
+    def __init__(self, net: Network, device: torch.device) -> None:
+        own = {regulator.bus: k for k, regulator in enumerate(net.regulators)}
+        none = len(own)
+        nearest: list[int] = []
+        for bus, parent in enumerate(net.parent.tolist()):
+            above = nearest[parent] if bus else none
+            nearest.append(own.get(bus, above))
+        parents = [int(net.parent[regulator.bus]) for regulator in net.regulators]
+        self._above = [nearest[parent] for parent in parents]  # of each regulator the next one towards the slack
+        self._nearest = torch.tensor(nearest, device=device)  # (N,) R where there is none
+        upstream, rows = list[Tensor](), self._above
+        while any(k < none for k in rows):  # the first, second, ... regulator above each
+            upstream.append(torch.tensor(rows, device=device))
+            rows = [none if k == none else self._above[k] for k in rows]
+        self._upstream = upstream
+
+    @property
+    def depth(self) -> int:
+        """D; 0 without regulators."""
+        return len(self._upstream) + 1 if self._above else 0
+
+    def to_bus(self, bus: int) -> list[int]:
+        """The regulators on the path to a bus, its own included, from the slack on."""
+        chain, k = [], int(self._nearest[bus])
+        while k < len(self._above):
+            chain.append(k)
+            k = self._above[k]
+        return chain[::-1]
+
+    def upstream(self, values: Tensor) -> Tensor:
+        """(C, R): each regulator gets the sum over those on its path, itself left out."""
+        padded = torch.nn.functional.pad(values, (0, 1))
+        total = torch.zeros_like(values)
+        for rows in self._upstream:
+            total += padded.index_select(-1, rows)
+        return total
+
+    def spread(self, values: Tensor, otherwise: float) -> Tensor:
+        """(C, R) -> (C, N): each bus gets the value of the last regulator on its path; `otherwise` without any."""
+        return torch.nn.functional.pad(values, (0, 1), value=otherwise).index_select(-1, self._nearest)
