@@ -151,7 +151,9 @@ class Currents:
 
         The slack bus (column 0) stands for the source.
         """
-        u, j = self.u[:, :, self.parent[columns]], self.j[:, :, columns]
+        parents = self.parent[columns]
+        u = self.u.index_select(2, parents)
+        j = self.j.index_select(2, columns) if isinstance(columns, Tensor) else self.j[:, :, columns]
         return u[0] * j[0] + u[1] * j[1], u[1] * j[0] - u[0] * j[1]
 
 
@@ -205,8 +207,11 @@ class FlowSolver:
 
     def v_squared(self, state: FlowState, buses: Tensor | slice = slice(None)) -> Tensor:
         """(C, n) squared voltage magnitudes of some buses, or of all."""
-        u = state.u[:, :, buses]
-        return torch.addcmul(u[0] * u[0], u[1], u[1]).mul_(state.tau2[:, buses])
+        if isinstance(buses, Tensor):
+            u, tau2 = state.u.index_select(2, buses), state.tau2.index_select(1, buses)
+        else:
+            u, tau2 = state.u[:, :, buses], state.tau2[:, buses]
+        return torch.addcmul(u[0] * u[0], u[1], u[1]).mul_(tau2)
 
     def solve(self, load: Load, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
         """Sweep until every copy has converged or 60 sweeps are over.
@@ -249,8 +254,8 @@ class FlowSolver:
             finished = torch.nonzero(done & running).flatten()
             if len(finished) == 0:
                 continue
-            self._write(flow, rows, work, finished, sweep)
-            flow.converged.index_fill_(0, rows[finished], True)
+            places = self._write(flow, rows, work, finished, sweep)
+            flow.converged.index_fill_(0, places, True)
             left -= len(finished)
             if left == 0:
                 return
@@ -261,17 +266,18 @@ class FlowSolver:
         self._write(flow, rows, work, torch.nonzero(running).flatten(), MAX_SWEEPS)
 
     @staticmethod
-    def _write(flow: FlowState, rows: Tensor, work: "Sweep", which: Tensor, sweeps: int) -> None:
-        places = rows[which]
+    def _write(flow: FlowState, rows: Tensor, work: "Sweep", which: Tensor, sweeps: int) -> Tensor:
+        places = rows.index_select(0, which)
         flow.u.index_copy_(1, places, work.u.index_select(1, which))
-        flow.sweeps[places] += sweeps
+        flow.sweeps.index_add_(0, places, torch.ones_like(places), alpha=sweeps)
+        return places
 
     def currents(self, state: FlowState, load: Load) -> Currents:
         """Branch currents of a solution of `solve` for this load."""
-        j = self.sums.downstream(bus_currents(state.u, load.power, load.shunt * state.tau2, limit(state.tau2)))
-        i_squared = torch.addcmul(j[0] * j[0], j[1], j[1]).div_(state.tau2.index_select(1, self.parent))
+        j = Sweep(self, load, state.tau2, state.u).currents()
+        i_squared = j.squared(torch.empty_like(j.real)).div_(state.tau2.index_select(1, self.parent))
         i_squared[:, 0] = 0.0  # no branch above the slack bus
-        return Currents(state.u, j, i_squared, self.parent)
+        return Currents(state.u, j.both, i_squared, self.parent)
 
     def losses(self, state: FlowState, currents: Currents, load: Load) -> Tensor:
         """(C,) series and shunt losses in pu."""
@@ -283,51 +289,76 @@ def limit(tau2: Tensor) -> Tensor:
     return tau2 / LOW_VOLTAGE_PU**2
 
 
-def bus_currents(u: Tensor, power: Tensor, shunt: Tensor, limit: Tensor) -> Tensor:
-    """conj(S / U) + y tau^2 U at every bus, (2, C, N); constant power down to 0.8 pu.
+class Pair(NamedTuple):
+    """A complex quantity (2, C, N) with its parts, (C, N) each, as views."""
 
-    Args:
-        u: (2, C, N) referred voltages.
-        power: (2, C, N) P and Q drawn.
-        shunt: (2, C, N) P and Q drawn by the shunts at |U| = 1, tau^2 included.
-        limit: (C, N) largest 1 / |U|^2.
-    """
-    weight = torch.addcmul(u[0] * u[0], u[1], u[1]).reciprocal_()
-    torch.minimum(weight, limit, out=weight)
-    active, reactive = torch.addcmul(shunt, power, weight)  # drawn at |U| = 1
-    current = active * u
-    current[0].addcmul_(reactive, u[1])
-    current[1].addcmul_(reactive, u[0], value=-1.0)
-    return current
+    both: Tensor
+    real: Tensor
+    imag: Tensor
+
+    @classmethod
+    def of(cls, both: Tensor) -> "Pair":
+        """With its views."""
+        return cls(both, *both.unbind(0))
+
+    def squared(self, out: Tensor) -> Tensor:
+        """Write the squared magnitudes to `out`, (C, N), and return it."""
+        return torch.mul(self.real, self.real, out=out).addcmul_(self.imag, self.imag)
 
 
 class Sweep:
-    """The copies that still iterate, and the constants of their solve."""
+    """The copies that still iterate, the constants of their solve, and the space they work in.
+
+    Memory and views are made once: with few copies, calls that make them would take longer than the arithmetic.
+    """
 
     def __init__(self, solver: FlowSolver, load: Load, tau2: Tensor, u: Tensor) -> None:
+        """`u` (2, C, N) is where it starts; it is left as it is."""
+        z = solver.z / -tau2.index_select(1, solver.parent)
         self._sums, self._slack = solver.sums, solver.slack
-        self._power, self._shunt, self._limit = load.power.expand_as(u), load.shunt * tau2, limit(tau2)
-        self._z = solver.z / -tau2.index_select(1, solver.parent)
-        self.u = u
+        self._hold(load.power.expand_as(u), load.shunt * tau2, z, limit(tau2), u)
+
+    def _hold(self, power: Tensor, shunt: Tensor, z: Tensor, limit: Tensor, u: Tensor) -> None:
+        self._power, self._shunt, self._z, self._limit = power, shunt, Pair.of(z), limit
+        self._u = Pair.of(u)
+        self._next, self._after_next, self._work = (Pair.of(torch.empty_like(u)) for _ in range(3))
+        self._weight = torch.empty_like(limit)
+
+    @property
+    def u(self) -> Tensor:
+        """(2, C, N) voltages after the last sweep."""
+        return self._u.both
 
     def advance(self) -> Tensor:
         """One sweep; returns the largest squared change of each copy, (C,)."""
-        current = self._sums.downstream(bus_currents(self.u, self._power, self._shunt, self._limit))
-        rise = self._z[0] * current
-        rise[0].addcmul_(self._z[1], current[1], value=-1.0)
-        rise[1].addcmul_(self._z[1], current[0])
-        rise[..., 0] = self._slack  # the slack bus is the first of every path
-        after = self._sums.path(rise)
-        change = torch.sub(after, self.u, out=rise)
-        self.u = after
-        return torch.addcmul(change[0] * change[0], change[1], change[1]).amax(-1)
+        u, z, rise, after = self._u, self._z, self._work, self._next
+        current = self.currents()
+        torch.mul(z.real, current.both, out=rise.both)
+        rise.real.addcmul_(z.imag, current.imag, value=-1.0)
+        rise.imag.addcmul_(z.imag, current.real)
+        rise.both[..., 0] = self._slack  # the slack bus is the first of every path
+        self._sums.path(rise.both, out=after.both)
+        change = rise
+        torch.sub(after.both, u.both, out=change.both)
+        self._u, self._next, self._after_next = after, self._after_next, after
+        return change.squared(self._weight).amax(-1)
+
+    def currents(self) -> Pair:
+        """J above each bus; overwritten by the next call."""
+        u, weight, drawn, current = self._u, self._weight, self._next, self._work
+        u.squared(weight).reciprocal_()
+        torch.minimum(weight, self._limit, out=weight)
+        torch.addcmul(self._shunt, self._power, weight, out=drawn.both)  # P and Q at |U| = 1
+        torch.mul(drawn.real, u.both, out=current.both)
+        current.real.addcmul_(drawn.imag, u.imag)
+        current.imag.addcmul_(drawn.imag, u.real, value=-1.0)
+        self._sums.downstream(current.both, out=drawn.both)
+        return drawn
 
     def select(self, keep: Tensor) -> "Sweep":
         """The same solve for fewer copies."""
         other = object.__new__(Sweep)
         other._sums, other._slack = self._sums, self._slack
-        other._power, other._shunt, other._z, other.u = (
-            part.index_select(1, keep) for part in (self._power, self._shunt, self._z, self.u)
-        )
-        other._limit = self._limit.index_select(0, keep)
+        power, shunt, z, u = (part.index_select(1, keep) for part in (self._power, self._shunt, self._z.both, self.u))
+        other._hold(power, shunt, z, self._limit.index_select(0, keep), u)
         return other

@@ -26,12 +26,12 @@ FOLDED_BLOCKS = 8
 class TreeSums(Protocol):
     """Both sums of one network."""
 
-    def downstream(self, values: Tensor) -> Tensor:
-        """(..., N): each bus gets the sum over its subtree."""
+    def downstream(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """(..., N): each bus gets the sum over its subtree; written to `out`, contiguous, if given."""
         ...
 
-    def path(self, values: Tensor) -> Tensor:
-        """(..., N): each bus gets the sum over its path to the slack."""
+    def path(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """(..., N): each bus gets the sum over its path to the slack; `out` likewise."""
         ...
 
 
@@ -71,13 +71,13 @@ class DenseSums:
         self._path = path_matrix(subtree_end).to(device, dtype)
         self._path_t = self._path.T.contiguous()
 
-    def downstream(self, values: Tensor) -> Tensor:
+    def downstream(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.downstream`."""
-        return (values.flatten(0, -2) @ self._path_t).view_as(values)
+        return _product(values, self._path_t, out)
 
-    def path(self, values: Tensor) -> Tensor:
+    def path(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.path`."""
-        return (values.flatten(0, -2) @ self._path).view_as(values)
+        return _product(values, self._path, out)
 
 
 class _Run(NamedTuple):
@@ -142,20 +142,20 @@ class BlockSums:
             else:
                 self._runs.append(_Run(start, 1, paths[key]))
 
-    def downstream(self, values: Tensor) -> Tensor:
+    def downstream(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.downstream`."""
         flat = values.flatten(0, -2)
-        sums = torch.empty_like(flat)
+        sums = torch.empty_like(flat) if out is None else out.view_as(flat)
         for run in self._runs:
             run.product(flat, run.path.T, None, sums)
         trunk = flat[:, self._trunk].index_add_(1, self._parent, sums[:, self._starts])
         sums[:, self._trunk] = self._trunk_sums.downstream(trunk)
         return sums.view_as(values)
 
-    def path(self, values: Tensor) -> Tensor:
+    def path(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.path`."""
         flat = values.flatten(0, -2)
-        sums = torch.empty_like(flat)
+        sums = torch.empty_like(flat) if out is None else out.view_as(flat)
         trunk = self._trunk_sums.path(flat[:, self._trunk])
         sums[:, self._trunk] = trunk
         above = trunk[:, self._parent].split([run.blocks for run in self._runs], dim=-1)
@@ -173,16 +173,24 @@ class PrefixSums:
     def __init__(self, subtree_end: Tensor, device: torch.device) -> None:
         self._end = subtree_end.to(device)
 
-    def downstream(self, values: Tensor) -> Tensor:
+    def downstream(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.downstream`."""
         running = torch.nn.functional.pad(values.double().cumsum(-1), (1, 0))
-        return (running[..., self._end] - running[..., :-1]).to(values.dtype)
+        sums = torch.empty_like(values) if out is None else out
+        return sums.copy_(running[..., self._end].sub_(running[..., :-1]))
 
-    def path(self, values: Tensor) -> Tensor:
+    def path(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """As `TreeSums.path`."""
         steps = torch.nn.functional.pad(values.double(), (0, 1))
         steps.index_add_(-1, self._end, -values.double())
-        return steps.cumsum(-1)[..., :-1].to(values.dtype)
+        sums = torch.empty_like(values) if out is None else out
+        return sums.copy_(steps.cumsum_(-1)[..., :-1])
+
+
+def _product(values: Tensor, matrix: Tensor, out: Tensor | None) -> Tensor:
+    """(..., N) times (N, N)."""
+    flat = None if out is None else out.flatten(0, -2)
+    return torch.mm(values.flatten(0, -2), matrix, out=flat).view_as(values)
 
 
 def _maximal_subtrees(subtree_end: Tensor) -> Tensor:
