@@ -28,8 +28,8 @@ TABLE_ENTRIES = 2**22  # of a day's state columns that are computed at once, in 
 class DayTables(NamedTuple):
     """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left)."""
 
-    own: Tensor  # (B, H + 1, A, 22 + 7) shared columns, then each agent's, then those of events
-    state: Tensor  # (B, H + 1, F)
+    own: Tensor  # (H + 1, B, A, 22 + 7) shared columns, then each agent's, then those of events
+    state: Tensor  # (H + 1, B, F)
 
 
 class Account(NamedTuple):
@@ -125,7 +125,10 @@ class Observer:
         copies, entries = len(day.price), self._steps * len(self.state_names)
         some = max(1, TABLE_ENTRIES // entries)
         parts = [self._tables(day.of(slice(first, first + some))) for first in range(0, copies, some)]
-        return parts[0] if len(parts) == 1 else DayTables(*map(torch.cat, zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0]
+        own, state = zip(*parts, strict=True)
+        return DayTables(torch.cat(own, 1), torch.cat(state, 1))
 
     def _tables(self, day: ExogenousDay) -> DayTables:
         shared = self._shared_columns(day)  # (B, H, 22)
@@ -169,7 +172,7 @@ class Observer:
         obs = torch.cat(
             [
                 charge.movedim(0, -1),
-                tables.own[:, step],
+                tables.own[step],
                 pcc.movedim(0, -1),
                 v_range[..., 1:].movedim(0, -1),
                 head[:, None].expand(-1, agents, -1),
@@ -180,7 +183,7 @@ class Observer:
         )
         rows = (charge, pcc, v_range)
         flat = [part.movedim(0, 1).flatten(1) for part in rows]
-        return obs, torch.cat([tables.state[:, step], *flat, head, taps, protocols.flatten(1)], -1)
+        return obs, torch.cat([tables.state[step], *flat, head, taps, protocols.flatten(1)], -1)
 
     def _calendar_columns(self) -> Tensor:
         """(H, 3): share of the day left, sin and cos of the hour."""
@@ -234,9 +237,13 @@ class Observer:
         return (series[:, later.clamp(max=self._steps - 1)] * inside).transpose(2, 3).flatten(2)
 
     def _with_last_row(self, table: Tensor) -> Tensor:
-        last = table[:, :1].clone()
-        last[..., 0] = 0.0  # the first column is the share of the day left
-        return torch.cat([table, last], 1).to(self._like)
+        """(B, H, ...) -> (H + 1, B, ...): what one step reads lies together."""
+        copies, steps, *rest = table.shape
+        rows = self._like.new_empty(steps + 1, copies, *rest)
+        rows[:steps] = table.transpose(0, 1)
+        rows[steps] = table[:, 0]
+        rows[steps, ..., 0] = 0.0  # the first column is the share of the day left
+        return rows
 
 
 def _scaled_price(usd_per_mwh: Tensor) -> Tensor:
