@@ -83,14 +83,15 @@ class DayDrawer:
         self._evaluation = evaluation
         self._events = events
         self._seed = seed
-        self._copy = torch.arange(num_envs) // group_size  # the stream that each copy draws from
+        self._first_copies = torch.arange(num_envs) // group_size
+        self._copy = self._first_copies  # the stream that each copy draws from
         self._starts = torch.tensor(starts)
         grids = scenario.microgrids.values()
         rated_mw = [g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids]
         self._rated_mw = torch.tensor(rated_mw, dtype=torch.float64)[:, None]
         self._episode = torch.full((num_envs,), -1)
         # the days of an evaluation are known from the start; in training the first are drawn by `new_episode`
-        self._day = self._starts[self._copy % len(self._starts)] if evaluation else torch.zeros_like(self._copy)
+        self._day = self.evaluated_days(self._copy) if evaluation else torch.zeros_like(self._copy)
         self._day_of_episode = 0
         self._factors = torch.ones(num_envs, 1 + 3 * len(scenario.microgrids), dtype=torch.float64)
 
@@ -102,8 +103,20 @@ class DayDrawer:
     @property
     def dates(self) -> tuple[date, ...]:
         """(B,) calendar date of the present day."""
+        return self.dates_of(self._day)
+
+    def dates_of(self, days: Tensor) -> tuple[date, ...]:
+        """Calendar dates of days of the data."""
         first = self._profiles.first_date.date()
-        return tuple(first + timedelta(days=day) for day in self._day.tolist())
+        return tuple(first + timedelta(days=day) for day in days.tolist())
+
+    def evaluated_days(self, copies: Tensor) -> Tensor:
+        """Which day copies with these numbers (B,) play in an evaluation."""
+        return self._starts[copies % len(self._starts)]
+
+    def begin_turn(self, turn: int) -> None:
+        """Of an evaluation of more episodes than copies: copy b becomes the copy turn * B + b."""
+        self._copy = self._first_copies + turn * len(self._first_copies)
 
     def restart(self, seed: int) -> None:
         """Forget all episodes and draw from another seed."""
@@ -116,7 +129,7 @@ class DayDrawer:
         self._episode += 1
         self._day_of_episode = 0
         if self._evaluation:
-            self._day = self._starts[self._copy % len(self._starts)]
+            self._day = self.evaluated_days(self._copy)
             return torch.full((len(self._copy), agents), episode.initial_energy_mwh, dtype=torch.float64)
         pick = uniform(self._seed, self._copy, self._episode, range(_DAY_DRAW, _DAY_DRAW + 1))[:, 0]
         self._day = self._starts[(pick * len(self._starts)).long()]
