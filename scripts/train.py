@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from cli import (
     INTERRUPTED,
@@ -44,6 +45,7 @@ from mappo.callbacks import ConsoleCallback, banner
 from mappo.checkpoint import unpacking
 from mappo.config import INSTEAD_OF, flag
 from mappo.parts import HELD_OUT
+from mappo.threads import thread_count
 
 ALIASES = {
     "--lambda": "--gae-lambda",
@@ -70,6 +72,8 @@ class Args:
     """One policy for each agent (short for --policy-sharing independent)."""
     no_cuda: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train on the CPU (short for --device cpu)."""
+    threads: int = 0
+    """Threads torch computes with; 0: those of OMP_NUM_THREADS, else the physical cores it may use, at most 8."""
     resume: str | None = None
     """Checkpoint (or run folder) to continue; flags that are given override its settings."""
     init_from: str | None = None
@@ -91,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(Args, argv, default=defaults, description=__doc__)
     config = resolved(args.train, defaults.train, flags_in(argv))
     _check(argv, args, config, find_family(args.env))
+    if (threads := thread_count(args.threads)) is not None:
+        torch.set_num_threads(threads)
     with kept_stdout(args.json) as output:
         _train(argv, replace(args, train=config), defaults, checkpoint, Console(file=output, soft_wrap=True))
 
@@ -236,7 +242,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
         "reward": family.reward(env, config.reward_mode),
         "envs": f"{env.num_envs} copies{workers} x {steps // env.num_envs} steps = {steps:,} env steps an iteration; "
         f"{family.copies(env)}",
-        "device": f"{trainer.device} (env {env.device})",
+        "device": f"{trainer.device} (env {env.device}), torch threads: {torch.get_num_threads()}",
         "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "run folder": str(trainer.run.path),
     }
