@@ -83,7 +83,8 @@ class DayDrawer:
         self._evaluation = evaluation
         self._events = events
         self._seed = seed
-        self._copy = torch.tensor(copies) // group_size  # the stream that each copy draws from
+        self._first_copies = torch.tensor(copies) // group_size
+        self._copy = self._first_copies  # the stream that each copy draws from
         self._starts = torch.tensor(starts)
         grids = scenario.microgrids.values()
         rated_mw = [g.pv.p_max_mw for g in grids] + [g.wind.p_max_mw for g in grids]
@@ -102,12 +103,20 @@ class DayDrawer:
     @property
     def dates(self) -> tuple[date, ...]:
         """(B,) calendar date of the present day."""
+        return self.dates_of(self._day)
+
+    def dates_of(self, days: Tensor) -> tuple[date, ...]:
+        """Calendar dates of days of the data."""
         first = self._profiles.first_date.date()
-        return tuple(first + timedelta(days=day) for day in self._day.tolist())
+        return tuple(first + timedelta(days=day) for day in days.tolist())
 
     def evaluated_days(self, copies: Tensor) -> Tensor:
         """Which day copies with these numbers (B,) play in an evaluation."""
         return self._starts[copies % len(self._starts)]
+
+    def begin_turn(self, turn: int) -> None:
+        """Of an evaluation of more episodes than copies: copy b becomes the copy turn * B + b."""
+        self._copy = self._first_copies + turn * len(self._first_copies)
 
     def restart(self, seed: int) -> None:
         """Forget all episodes and draw from another seed."""

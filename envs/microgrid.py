@@ -37,8 +37,6 @@ from envs.settings import DTYPES, EnvSettings, env_device, whole_number
 from envs.situation import Situation
 from mappo.vec_env import Step
 
-# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation
-TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DAYS_PER_WEEK = 7
 
 
@@ -60,10 +58,11 @@ class MicrogridEnv:
         profiles = load_profiles(scenario)
         starts = profiles.starts(settings.split, scenario.horizon)
         self.metric_specs = metric_specs(scenario)
-        self.num_envs = settings.num_envs or (len(starts) if settings.evaluation else 1)
-        self.group_size = 1 if settings.evaluation else settings.group_size
-        self._tolerance_pu = _tolerance_pu(settings)
         net = build_network(scenario)
+        self.num_episodes = settings.num_envs or (len(starts) if settings.evaluation else 1)
+        self.num_envs = settings.copies_of_a_turn(self.num_episodes, net.num_buses)
+        self.group_size = 1 if settings.evaluation else settings.group_size
+        self._tolerance_pu = settings.tolerance_pu
         plan = event_plan(scenario, net)
         self._drawer = DayDrawer(
             scenario,
@@ -116,6 +115,11 @@ class MicrogridEnv:
         """(B,) calendar date of `day`."""
         return self._drawer.dates
 
+    def episode_dates(self) -> dict[int, date]:
+        """Day of the data -> date, of all `num_episodes` of an evaluation."""
+        days = self._drawer.evaluated_days(torch.arange(self.num_episodes))
+        return dict(zip(days.tolist(), self._drawer.dates_of(days), strict=True))
+
     def obs_names_of(self, agent: str) -> tuple[str, ...]:
         """Names of one agent's observation columns; `obs_names` are those of the widest."""
         return self._observer.obs_names if agent in self.scenario.microgrids else self._dso.obs_names
@@ -127,6 +131,10 @@ class MicrogridEnv:
     def idle_action(self) -> Tensor:
         """(A, U) action that does nothing: battery 0, generator off, PV and wind as available, a bid in the middle."""
         return self.action_layout.idle(self._devices.idle_action())
+
+    def begin_turn(self, turn: int) -> None:
+        """The next `reset` of an evaluation begins the episodes turn * B, turn * B + 1, ... of `num_episodes`."""
+        self._drawer.begin_turn(turn)
 
     def reset(self, seed: SupportsIndex | None = None) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; a seed restarts the random streams.
@@ -247,7 +255,7 @@ class MicrogridEnv:
         if self.reference is None or not self.settings.evaluation:
             return {"score": -result["j_usd_per_day"], **result}
         days = self._drawer.day
-        if len(cost) != self.num_envs:  # of all ranks
+        if len(cost) != self.num_envs:  # of all ranks or several turns
             days = self._drawer.evaluated_days(torch.arange(len(cost)))
         return result | self.reference.summary(cost, days)
 
@@ -342,9 +350,3 @@ class MicrogridEnv:
     def _check_started(self, method: str) -> None:
         if not self._started:
             raise ValueError(f"call reset() before {method}()")
-
-
-def _tolerance_pu(settings: EnvSettings) -> float:
-    if settings.dtype == "float64":
-        return DOUBLE_TOLERANCE_PU
-    return EVALUATION_TOLERANCE_PU if settings.evaluation else TRAINING_TOLERANCE_PU

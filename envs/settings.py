@@ -12,6 +12,8 @@ from envs.profiles import SPLITS, Split
 from mappo.vec_env import checked_device
 
 CriticState = Literal["privileged", "full"]
+# power-flow tolerances: a day's J differs by less than 0.01 $ between training and evaluation
+TRAINING_TOLERANCE_PU, EVALUATION_TOLERANCE_PU, DOUBLE_TOLERANCE_PU = 3e-5, 1e-6, 1e-10
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -38,6 +40,9 @@ class EnvSettings:
     """Days to draw from."""
     evaluation: bool = False
     """Copy b plays day b of the split, with fixed initial energies and no augmentation."""
+    buses_at_once: int | None = None
+    """Of an evaluation: so many buses, over all copies, are computed at once; `mappo.evaluate` plays what is left in
+    further turns, and `num_envs` of the env are the copies of one turn. None: all copies at once."""
     critic_state: CriticState = "privileged"
     """What the global state holds."""
     penalty: float = 1.0
@@ -45,10 +50,24 @@ class EnvSettings:
     dtype: Literal["float32", "float64"] = "float32"
     """Of the physics; observations are float32."""
 
+    @property
+    def tolerance_pu(self) -> float:
+        """Of the power flow."""
+        if self.dtype == "float64":
+            return DOUBLE_TOLERANCE_PU
+        return EVALUATION_TOLERANCE_PU if self.evaluation else TRAINING_TOLERANCE_PU
+
+    def copies_of_a_turn(self, episodes: int, num_buses: int) -> int:
+        """How many of the episodes are played at once: as few turns as possible, of about equal size."""
+        most = episodes if self.buses_at_once is None else max(1, self.buses_at_once // num_buses)
+        return -(-episodes // -(-episodes // most))
+
     def __post_init__(self) -> None:
         self._make_plain()
         if self.num_envs is not None and self.num_envs < 1:
             raise ValueError(f"--num-envs must be at least 1, got {self.num_envs}")
+        if self.buses_at_once is not None and (self.buses_at_once < 1 or not self.evaluation):
+            raise ValueError(f"buses_at_once must be at least 1 and is for an evaluation, got {self.buses_at_once}")
         copies = self.num_envs or 1
         if self.group_size < 1 or (copies % self.group_size and not self.evaluation):
             raise ValueError(f"--group-size must be at least 1 and divide --num-envs {copies}, got {self.group_size}")
@@ -76,6 +95,7 @@ class EnvSettings:
             "num_envs": None if self.num_envs is None else whole_number("--num-envs", self.num_envs),
             "first_copy": whole_number("first_copy", self.first_copy),
             "group_size": whole_number("--group-size", self.group_size),
+            "buses_at_once": None if self.buses_at_once is None else whole_number("buses_at_once", self.buses_at_once),
             "seed": whole_number("--seed", self.seed),
             "device": str(self.device),
             "penalty": float(self.penalty),

@@ -1,4 +1,4 @@
-"""Deterministic evaluation: every copy of the env plays exactly one episode.
+"""Deterministic evaluation: every copy of the env plays exactly one episode, or one in each of several turns.
 
 Data flow: Policy, VecEnv -> evaluate -> EvalResult -> logger, best checkpoint, scripts. Any object with the policy's
 `act(obs)` can be scored, a baseline for one. Dims: E episodes, A agents.
@@ -33,7 +33,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """One episode of each copy."""
+    """E episodes: one of each copy, in each turn."""
 
     returns: Tensor
     """(E, A) each agent's own return."""
@@ -56,17 +56,17 @@ def evaluate(
 ) -> EvalResult:
     """Play one episode in every copy from `env.reset()`; what a copy does after its first episode does not count.
 
-    With several ranks each plays the copies of its env, and all get the result of all copies.
+    An env that has more `num_episodes` than copies plays them in turns, so that memory is that of its copies. With
+    several ranks each plays the episodes of its env, and all get the result of all episodes.
 
     Raises:
         EndlessEpisodeError: an episode did not end within `max_steps`.
     """
     spec = EnvSpec.of(env)
     reset = getattr(policy, "reset", lambda _=None: None)  # only policies with a memory need one
-    reset()
     totals, endless = None, None
     try:
-        totals = _play(policy, reset, env, spec, max_steps)
+        totals = _play_all(policy, reset, env, spec, max_steps)
     except EndlessEpisodeError as error:
         endless = str(error)
     finally:
@@ -76,6 +76,24 @@ def evaluate(
     if totals is None or endless is not None:
         raise EndlessEpisodeError(endless)
     return _summarise(totals if ranks is None else _of_all(totals, ranks), env, spec, reward_mode)
+
+
+def _play_all(policy: Acts, reset: Callable[..., None], env: VecEnv, spec: EnvSpec, max_steps: int) -> Totals:
+    """All episodes of an env, in turns."""
+    episodes, turns = getattr(env, "num_episodes", env.num_envs), list[Totals]()
+    for turn in range(-(-episodes // env.num_envs)):
+        reset()  # nothing of other episodes stays with the policy
+        if begin_turn := getattr(env, "begin_turn", None):
+            begin_turn(turn)
+        turns.append(_play(policy, reset, env, spec, max_steps))
+    return _first_rows(turns, episodes)
+
+
+def _first_rows(turns: list[Totals], episodes: int) -> Totals:
+    """The rows of all turns, without those of copies that had no episode left in the last one."""
+    returns, lengths, metrics = zip(*turns, strict=True)
+    joined = {name: torch.cat([turn[name] for turn in metrics])[:episodes] for name in metrics[0]}
+    return Totals(torch.cat(returns)[:episodes], torch.cat(lengths)[:episodes], joined)
 
 
 def _play(policy: Acts, reset: Callable[[Tensor], None], env: VecEnv, spec: EnvSpec, max_steps: int) -> Totals:

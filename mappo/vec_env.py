@@ -127,6 +127,9 @@ class VecEnvExtras(Protocol):
     needs_discount: bool
     """True where a time limit cuts a task that goes on, so that gamma must be below 1. Default: False."""
 
+    num_episodes: int
+    """Episodes of an evaluation where there are more than copies; `evaluate` plays them in turns. Default: num_envs."""
+
     ended: Tensor
     """(B,) bool: which copies' episodes ended in the last step. Default: those in which nobody who acted goes on; an
     env in which new agents may take over from the last ones must tell."""
@@ -137,6 +140,10 @@ class VecEnvExtras(Protocol):
 
     def initial_masks(self) -> tuple[Tensor, Tensor]:
         """`alive` (B, A) and `action_mask` (B, A, K) that go with the obs of `reset`; default: all true."""
+        ...
+
+    def begin_turn(self, turn: int) -> None:
+        """Copy b plays episode turn * B + b of `num_episodes` from the next `reset`; without it there are no turns."""
         ...
 
     def idle_action(self) -> Tensor:

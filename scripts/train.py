@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from cli import (
     INTERRUPTED,
@@ -45,6 +46,7 @@ from mappo.checkpoint import unpacking
 from mappo.config import INSTEAD_OF, flag
 from mappo.distributed import LostRankError, Ranks
 from mappo.parts import HELD_OUT
+from mappo.threads import thread_count
 
 ALIASES = {
     "--lambda": "--gae-lambda",
@@ -71,6 +73,8 @@ class Args:
     """One policy for each agent (short for --policy-sharing independent)."""
     no_cuda: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train on the CPU (short for --device cpu)."""
+    threads: int = 0
+    """Threads torch computes with; 0: those of OMP_NUM_THREADS, else the physical cores it may use, at most 8."""
     resume: str | None = None
     """Checkpoint (or run folder) to continue; flags that are given override its settings."""
     init_from: str | None = None
@@ -95,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = resolved(args.train, defaults.train, flags_in(argv))
             _check(argv, args, config, find_family(args.env))
             check_device(config, ranks)
+        if (threads := thread_count(args.threads)) is not None:
+            torch.set_num_threads(threads)
         with kept_stdout(args.json) as output:
             console = Console(file=output, soft_wrap=True)
             _train(argv, replace(args, train=config), defaults, checkpoint, console, ranks)
@@ -258,7 +264,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
         "reward": family.reward(env, config.reward_mode),
         "envs": f"{copies} copies{workers} x {steps} steps = {copies * steps:,} env steps an iteration; "
         f"{family.copies(env)}",
-        "device": f"{trainer.device} (env {env.device}){_ranks(trainer)}",
+        "device": f"{trainer.device} (env {env.device}){_ranks(trainer)}, torch threads: {torch.get_num_threads()}",
         "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "run folder": str(trainer.run.path),
     }

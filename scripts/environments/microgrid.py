@@ -9,6 +9,8 @@ from dataclasses import asdict, fields
 from math import isnan
 from typing import Any
 
+import torch
+
 import envs
 from envs import baselines
 from envs.baselines.extra import INSTALL, solver_is_missing
@@ -21,6 +23,10 @@ from .family import LEARNS_FROM, Family, Request
 from .flags import MicrogridFlags
 
 DEFAULT_GROUP_SIZE = 8
+EVALUATED_BUSES = 2**19
+"""Of all copies that an evaluation plays at once: 7,281 of the default scenario, 73 with 7,101 buses; about 0.3 GiB."""
+BOUNDED_BUSES = 1000
+"""Bounds of larger networks are not solved before a training."""
 _SCENARIO_FLAGS = ("vertical_protocol", "horizontal_protocol", "protocol", "profiles")  # not keywords of `envs.make`
 
 
@@ -67,13 +73,14 @@ class Microgrid(Family):
 
     def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
         """All validation days, with what their score refers to."""
-        keywords = _keywords(request) | {"num_envs": None, "split": "val", "evaluation": True}
+        all_days = {"num_envs": None, "split": "val", "evaluation": True, "buses_at_once": EVALUATED_BUSES}
+        keywords = _keywords(request) | all_days
         keywords.pop("first_copy", None)
         env = envs.make(**keywords)
         complete_reference(env, request.say, solve=not request.test)
         if request.ranks.count == 1:
             return env
-        days = request.ranks.part(env.num_envs, "the number of validation days")
+        days = request.ranks.part(env.num_episodes, "the number of validation days")
         part: dict[str, Any] = {"num_envs": len(days), "first_copy": days.start}
         mine = envs.make(**keywords | part)
         mine.reference = env.reference
@@ -146,11 +153,15 @@ def complete_reference(eval_env: envs.MicrogridEnv, say: Callable[[str], None], 
     except ValueError as refused:
         say(f"the score is -J: {refused}")
         return
-    days = eval_env.num_envs
+    if (buses := eval_env.network.num_buses) > BOUNDED_BUSES:
+        say(f"the score is -J: bounds of {buses} buses take too long; `envs.baselines.day_reference` solves them")
+        return
+    days = eval_env.num_episodes
     say(f"no bounds are shipped for this scenario: its {days} validation days are solved once and kept")
     reference = baselines.day_reference(eval_env)
-    _, bound_usd = reference.of_days(eval_env.day.cpu())
-    unsolved = [str(date) for date, usd in zip(eval_env.dates, bound_usd.tolist(), strict=True) if isnan(usd)]
+    dates = eval_env.episode_dates()
+    _, bound_usd = reference.of_days(torch.tensor(list(dates)))
+    unsolved = [str(date) for date, usd in zip(dates.values(), bound_usd.tolist(), strict=True) if isnan(usd)]
     if unsolved:
         say(f"no bound, so not part of the score, which is -J without any: {', '.join(unsolved)}")
     if len(unsolved) < days:

@@ -1,10 +1,15 @@
 """Evaluation: first episodes only, updated parameters, reductions, summaries."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+import envs
+from envs.baselines import make_baseline
 from mappo.evaluate import evaluate
+from tests.envs.fault_scenarios import RANDOM
 from tests.mappo.conftest import MakeTrainer
 from tests.toy_envs import ScoredEnv, TargetEnv
 
@@ -47,3 +52,32 @@ def test_evaluation_is_deterministic(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     one, other = (evaluate(trainer.policy, TargetEnv(4, same_episodes=True)) for _ in range(2))
     assert torch.equal(one.returns, other.returns)
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 72, 4 * 72, 1000 * 72], ids=["1", "3", "4", "all"])
+def test_episodes_in_turns_are_those_of_enough_copies(at_once: int) -> None:
+    keys: dict[str, Any] = {"num_envs": 10, "split": "val", "evaluation": True, "events": RANDOM}
+    together, apart = envs.make(**keys), envs.make(**keys, buses_at_once=at_once)
+    assert apart.num_episodes == 10
+    assert apart.num_envs == {1: 1, 216: 3, 288: 4, 72000: 10}[at_once]
+    policy = make_baseline("rule", together)
+    whole, turns = evaluate(policy, together), evaluate(make_baseline("rule", apart), apart)
+    assert turns.returns.shape == (10, 3)
+    torch.testing.assert_close(turns.returns, whole.returns)
+    torch.testing.assert_close(turns.summary["score"], whole.summary["score"])
+    assert evaluate(make_baseline("rule", apart), apart).summary == turns.summary  # the first turn comes first again
+    assert list(apart.episode_dates()) == together.day.tolist()
+    assert tuple(apart.episode_dates().values()) == together.dates
+
+
+def test_the_shipped_reference_is_that_of_every_turns_days() -> None:
+    keys: dict[str, Any] = {"split": "val", "evaluation": True}
+    together, apart = envs.make(**keys), envs.make(**keys, buses_at_once=20 * 72)
+    whole, turns = (evaluate(make_baseline("idle", env), env).summary for env in (together, apart))
+    assert turns["bound_usd_per_day"] == whole["bound_usd_per_day"]
+    assert turns["score"] == pytest.approx(whole["score"], abs=1e-6)
+
+
+def test_turns_are_for_evaluations() -> None:
+    with pytest.raises(ValueError, match="buses_at_once must be at least 1 and is for an evaluation, got 100"):
+        envs.make(num_envs=4, buses_at_once=100)
