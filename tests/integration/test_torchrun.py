@@ -13,17 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-SMALL = (
-    "--scenario",
-    "simple_2mg",
-    "--num-envs",
-    "32",
-    "--hidden-dim",
-    "16",
-    "--no-tensorboard",
-    "--num-minibatches",
-    "8",
-)
+SMALL = ("--num-envs", "32", "--hidden-dim", "16", "--num-minibatches", "8", "--no-tensorboard")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 QUIET = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
