@@ -3,9 +3,8 @@
 As a program it is one rank: `python -m tests.ranked_runs <folder> <index> <count>`; results go into the folder.
 """
 
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,23 +101,21 @@ def double_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def run(name: str, folder: Path, ranks: Ranks, stop_after: int = 2) -> Trainer:
-    """Train one of `RUNS`."""
+def run(name: str, folder: Path, ranks: Ranks) -> Trainer:
+    """Train one of `RUNS` for 4 iterations, with a checkpoint after 2."""
     make, settings = RUNS[name]
-    config = TrainConfig(
-        iterations=4,
-        stop_after=stop_after,
-        hidden_dim=16,
-        eval_every=1,
-        checkpoint_freq=2,
-        tensorboard=False,
-        runs_dir=str(folder),
-        experiment_name=f"{name}_{ranks.count}_{stop_after}",
-        **settings,
-    )
-    trainer = Trainer(*make(ranks)[:1], config, make(ranks)[1], loggers=[], ranks=ranks)
+    plain: dict[str, Any] = {"hidden_dim": 16, "tensorboard": False, "runs_dir": str(folder)}
+    often: dict[str, Any] = {"iterations": 4, "eval_every": 2, "checkpoint_freq": 2}
+    config = TrainConfig(experiment_name=f"{name}_{ranks.count}", **plain, **often, **settings)
+    env, held_out = make(ranks)
+    trainer = Trainer(env, config, held_out, loggers=[], ranks=ranks)
     trainer.train()
     return trainer
+
+
+def after_two(name: str, folder: Path, count: int) -> Path:
+    """The checkpoint that a run of `count` ranks left after 2 iterations."""
+    return folder / f"{name}_{count}" / "checkpoints" / "iteration_000002.pt"
 
 
 def go_on(name: str, file: Path, ranks: Ranks) -> Trainer:
@@ -129,31 +126,31 @@ def go_on(name: str, file: Path, ranks: Ranks) -> Trainer:
     return trainer
 
 
+def weights_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Parameters and statistics of a checkpoint."""
+    parts = {"policy": content["policy"]["weights"]}
+    parts |= {name: content[name] for name in ("critic", "state_norm", "value_norm")}
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+
+
 def result(trainer: Trainer) -> dict[str, Any]:
     """Parameters, statistics and rows."""
-    modules = {"policy": trainer.policy, "critic": trainer.critic}
-    modules |= {"state_norm": trainer.state_norm, "value_norm": trainer.value_norm}
-    weights = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+    modules = {"critic": trainer.critic, "state_norm": trainer.state_norm, "value_norm": trainer.value_norm}
+    content = {name: module.state_dict() for name, module in modules.items()}
     rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in trainer.history]
-    return {"weights": weights, "history": rows}
+    return {"weights": weights_in({**content, "policy": trainer.policy.payload()}), "history": rows}
 
 
 def main() -> None:
-    """One rank: every run for 2 iterations, and the microgrid to its end, from checkpoints of 2 ranks and of 1."""
+    """One rank: every run, and the second half of the microgrid's from checkpoints of these ranks and of one."""
     folder, index, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=index, world_size=count)
     ranks = Ranks(index, count)
-    found: dict[str, Any] = {}
     with double_precision():
-        for name in RUNS:
-            found[name] = result(run(name, folder, ranks))
-        latest = folder / f"microgrid_{count}_2" / "checkpoints" / "latest.pt"
-        if ranks.is_first:
-            shutil.copy(latest, folder / "after_2.pt")
-        found["whole"] = result(run("microgrid", folder, ranks, stop_after=4))
-        found["resumed"] = result(go_on("microgrid", latest, ranks))
-        found["resumed from one"] = result(go_on("microgrid", folder / "from_one.pt", ranks))
+        found = {name: result(run(name, folder, ranks)) for name in RUNS}
+        for before in (count, 1):
+            found[f"from {before}"] = result(go_on("microgrid", after_two("microgrid", folder, before), ranks))
     torch.save(found, folder / f"found_{index}.pt")
     ranks.close()
 

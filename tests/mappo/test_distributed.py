@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mappo import TrainConfig, Trainer
 from mappo.buffer import own_rows
+from mappo.checkpoint import read_file
 from mappo.copies import Unlike, joined, taken
 from mappo.distributed import Ranks, Share
 from mappo.distributions import numbers_like
-from tests.ranked_runs import RUNS, double_precision, go_on, result, run
+from tests.ranked_runs import RUNS, after_two, double_precision, go_on, result, run, weights_in
 from tests.toy_parallel import ToyParallelEnv
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(folder: Path) -> dict[str, Any]:
     """What one process finds."""
     with double_precision():
-        found = {name: run(name, folder, Ranks()) for name in RUNS}
-        (folder / "microgrid_1_2" / "checkpoints" / "latest.pt").rename(folder / "from_one.pt")
-        whole = run("microgrid", folder, Ranks(), stop_after=4)
-    return {name: result(trainer) for name, trainer in {**found, "whole": whole}.items()}
+        return {name: result(run(name, folder, Ranks())) for name in RUNS}
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +68,29 @@ def test_both_ranks_hold_the_same_parameters(ranks: list[dict[str, Any]], name: 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_train_as_one_process_with_all_copies(
-    ranks: list[dict[str, Any]], alone: dict[str, Any], name: str
+    ranks: list[dict[str, Any]], alone: dict[str, Any], folder: Path, name: str
 ) -> None:
-    assert_same_weights(alone[name]["weights"], ranks[0][name]["weights"], 1e-5)
-    assert len(alone[name]["history"]) == 3
-    for want, row in zip(alone[name]["history"], ranks[0][name]["history"], strict=True):
+    one, two = (weights_in(read_file(after_two(name, folder, count))) for count in (1, 2))
+    assert_same_weights(one, two, 1e-5)
+    rows = (alone[name]["history"], ranks[0][name]["history"])
+    for want, row in zip(*(history[:3] for history in rows), strict=True):
         assert row == pytest.approx(want, rel=1e-4, abs=1e-4)
-        assert "eval/return" in row
+    assert [int(row["iteration"]) for row in rows[1] if "eval/return" in row] == [0, 2, 4]
 
 
 def test_a_resumed_run_of_two_ranks_equals_one_that_did_not_stop(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
-        assert_same_weights(found["whole"]["weights"], found["resumed"]["weights"], 0.0)
-        assert found["whole"]["history"][-2:] == found["resumed"]["history"]
+        assert_same_weights(found["microgrid"]["weights"], found["from 2"]["weights"], 0.0)
+        assert found["microgrid"]["history"][-2:] == found["from 2"]["history"]
 
 
 def test_a_run_resumes_on_another_number_of_ranks(
     ranks: list[dict[str, Any]], alone: dict[str, Any], folder: Path
 ) -> None:
-    want = alone["whole"]["weights"]
-    assert_same_weights(want, ranks[0]["resumed from one"]["weights"], 1e-4)
+    want = alone["microgrid"]["weights"]
+    assert_same_weights(want, ranks[0]["from 1"]["weights"], 1e-4)
     with double_precision():
-        trainer = go_on("microgrid", folder / "after_2.pt", Ranks())
+        trainer = go_on("microgrid", after_two("microgrid", folder, 2), Ranks())
     assert_same_weights(want, result(trainer)["weights"], 1e-4)
 
 
