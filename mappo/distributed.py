@@ -132,7 +132,8 @@ class Ranks:
             return
         flat = self.sum_(torch.cat([x.flatten() for x in tensors]))
         sums = flat.split([x.numel() for x in tensors])
-        torch._foreach_copy_(list(tensors), [total.view_as(x) for x, total in zip(tensors, sums, strict=True)])
+        for x, total in zip(tensors, sums, strict=True):
+            x.copy_(total.view_as(x))
 
     def any(self, flag: bool) -> bool:
         """Whether it is True on any rank."""
