@@ -21,6 +21,7 @@ SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection", "connection", "Broken pipe", "ime
 """What messages of torch.distributed contain that tell of a lost connection and not of a wrong call."""
 
 T = TypeVar("T")
+PAIR = 2
 Add = Callable[[Tensor], Tensor]
 """Sums a tensor over ranks; may do so in place."""
 
@@ -119,7 +120,9 @@ class Ranks:
 
     def sum_(self, x: Tensor) -> Tensor:
         """Replace x by its sum over ranks."""
-        if self.count > 1:
+        if self.count == PAIR and x.device.type == "cpu":
+            self._exchange(self._add_other, x)
+        elif self.count > 1:
             self._exchange(dist.all_reduce, x)
         return x
 
@@ -209,6 +212,15 @@ class Ranks:
                 if self.is_first is turn:
                     made.append(make())
         return made[0]
+
+    def _add_other(self, x: Tensor) -> None:
+        """The sum of two: one message each way, in about half the time of gloo's `all_reduce`."""
+        other, theirs = 1 - self.index, torch.empty_like(x)
+        sending = dist.isend(x, other)
+        dist.recv(theirs, other)
+        if sending is not None:
+            sending.wait()
+        x.add_(theirs)
 
     def _exchange(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         try:

@@ -319,7 +319,7 @@ def numbers_like(x: Tensor, fill: Callable[[Tensor], Tensor], share: Share) -> T
     outer_first = sorted(range(x.dim()), key=lambda dim: -x.stride(dim))
     copies = len(x)
     shape = [share.count * copies if dim == 0 else x.shape[dim] for dim in outer_first]
-    numbers = fill(x.new_empty(shape)).permute([outer_first.index(dim) for dim in range(x.dim())])
+    numbers = fill(x.new_empty(shape).permute([outer_first.index(dim) for dim in range(x.dim())]))
     return numbers.narrow(0, share.index * copies, copies)
 
 
