@@ -20,13 +20,15 @@ LEAST_SHARE = 0.5  # of a load in the level of its copy
 EXACT_PU = 1e-10
 CLOSE_PU = 2e-5
 FAST_PU = 3e-5
-"""Tolerance in float32 and float64 that keeps voltages within `CLOSE_PU`, with a margin of a fifth: at most 1.64e-5 over
-loads that all stand at one level up to 1.3 times nominal, at any taps; 5e-5 reaches 2.4e-5."""
+"""Tolerance in float32 and float64 that keeps voltages within `CLOSE_PU`, with a margin of a fifth.
+
+At most 1.64e-5 over loads that all stand at one level up to 1.3 times nominal, at any taps; 5e-5 reaches 2.4e-5.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowCase:
-    """One network as tables and as ours, and B operating points of it: one load at each of n buses.
+    """One network as tables and as ours, and B operating points of it: one load at each of n buses, neutral taps.
 
     Closed switches are taken out of the tables, because not every peer knows them.
     """
@@ -36,7 +38,6 @@ class FlowCase:
     load_buses: list[int]  # (n,) positions in `net`, in the order of `tables.loads`
     loads_p_mw: Tensor  # (B, n) float64
     loads_q_mvar: Tensor  # (B, n) float64
-    tap: Tensor  # (B, R)
 
     @property
     def copies(self) -> int:
@@ -50,7 +51,7 @@ class FlowCase:
     def exact(self) -> Tensor:
         """(B, N) complex128 voltages in pu, float64 to 1e-10 pu."""
         p_mw, q_mvar = self.injections("cpu", torch.float64)
-        return solve_power_flow(self.net, p_mw, q_mvar, self.tap, tolerance_pu=EXACT_PU).v_pu
+        return solve_power_flow(self.net, p_mw, q_mvar, tolerance_pu=EXACT_PU).v_pu
 
     def bus_positions(self) -> list[int]:
         """Position in `net` of each bus of the tables, in their order."""
@@ -62,16 +63,15 @@ class FlowCase:
         return injections
 
 
-def flow_case(scenario: str, copies: int, *, taps: int) -> FlowCase:
+def flow_case(scenario: str, copies: int) -> FlowCase:
     """Each copy at a level uniform in 0 .. 0.9, each of its loads at a share of nominal uniform in level / 2 .. level.
 
-    Voltages of the default scenario at neutral taps stay above 0.8 pu, below which our loads draw constant impedance and
-    those of other libraries do not.
+    Voltages of the default scenario at neutral taps stay above 0.8 pu, below which our loads draw constant impedance
+    and those of other libraries do not.
 
     Args:
         scenario: name or file, of table networks.
         copies: B.
-        taps: of the regulators, uniform in +-`taps`; 0: neutral.
 
     Raises:
         ValueError: as `scenario_tables`.
@@ -88,14 +88,12 @@ def flow_case(scenario: str, copies: int, *, taps: int) -> FlowCase:
     generator = torch.Generator().manual_seed(0)
     level = HIGHEST_LEVEL * torch.rand(copies, 1, generator=generator, dtype=torch.float64)
     share = LEAST_SHARE + (1 - LEAST_SHARE) * torch.rand(copies, len(buses), generator=generator, dtype=torch.float64)
-    tap = torch.randint(-taps, taps + 1, (copies, len(net.regulators)), generator=generator)
     return FlowCase(
         tables=replace(tables, loads=loads),
         net=net,
         load_buses=buses.tolist(),
         loads_p_mw=level * share * p_mw,
         loads_q_mvar=level * share * q_mvar,
-        tap=tap,
     )
 
 
@@ -120,7 +118,7 @@ def without_switches(tables: Tables) -> Tables:
 
 
 def largest_error(v_pu: Tensor | np.ndarray, exact: Tensor) -> float:
-    """max |dV| in pu over copies and buses, complex; infinite where a voltage is not finite."""
+    """Largest |dV| in pu over copies and buses, complex; infinite where a voltage is not finite."""
     if isinstance(v_pu, Tensor):
         v_pu = v_pu.cpu()
     difference = (torch.tensor(np.asarray(v_pu)).to(torch.complex128) - exact).abs().max().item()

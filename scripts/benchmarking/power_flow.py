@@ -8,13 +8,12 @@ from benchmarking.rates import Rate, Settings, measured, relative_to, single
 from envs.power import solve_power_flow
 
 PRECISE_PU = 1e-8
-TAPS = 8  # of the regulators, in both directions
 SOLVES = 10  # of the batch, in each repetition
 
 
 def power_flow(settings: Settings) -> list[Rate]:
-    """Random loads and taps, flat start; rates and max |dV| against float64 to 1e-10 pu. Reference: default `runpp`."""
-    case = flow_case(settings.scenario, settings.num_envs, taps=TAPS)
+    """Random loads, neutral taps, flat start; rates and max |dV| against float64 to 1e-10 pu. Reference: default `runpp`."""
+    case = flow_case(settings.scenario, settings.num_envs)
     exact = case.exact()
     rates, errors = [], []
     kinds = ((torch.float32, FAST_PU, CLOSE_PU), (torch.float64, PRECISE_PU, PRECISE_PU))
@@ -23,10 +22,10 @@ def power_flow(settings: Settings) -> list[Rate]:
 
         def solve(p: torch.Tensor = p_mw, q: torch.Tensor = q_mvar, tolerance_pu: float = tolerance_pu) -> None:
             for _ in range(SOLVES):
-                solve_power_flow(case.net, p, q, case.tap, tolerance_pu=tolerance_pu)
+                solve_power_flow(case.net, p, q, tolerance_pu=tolerance_pu)
 
         name = f"{str(dtype).removeprefix('torch.')}, within {promised_pu:.0e} pu"
-        found = solve_power_flow(case.net, p_mw, q_mvar, case.tap, tolerance_pu=tolerance_pu)
+        found = solve_power_flow(case.net, p_mw, q_mvar, tolerance_pu=tolerance_pu)
         rates.append(measured(settings, "power-flow", f"batch, {name}", "flows/s", settings.num_envs * SOLVES, solve))
         error = largest_error(found.v_pu, exact)
         errors.append(single("power-flow", f"max |dV|, {name}, against {EXACT_PU:.0e} pu", "pu", error))

@@ -99,16 +99,18 @@ def measured(
         unit: of the rate.
         count: units that one call of `work` does.
         work: warmed up, then called once a repetition.
-        guarded: whether the ratio to the loop is stored and compared; not so for other libraries.
+        guarded: whether the ratio to the loop is taken, stored and compared; not so for other libraries.
     """
     warm_up(settings, work)
+    if not guarded:
+        return spread(stage, what, unit, [count / timed(settings, work) for _ in range(settings.repetitions)])
     rates, loop_rates, before = [], [], settings.loop.rate(settings.loop_s)
     for _ in range(settings.repetitions):
         rates.append(count / timed(settings, work))
         after = settings.loop.rate(settings.loop_s)
         loop_rates.append((before + after) / 2)
         before = after
-    return spread(stage, what, unit, rates, loop_rates if guarded else None)
+    return spread(stage, what, unit, rates, loop_rates)
 
 
 def warm_up(settings: Settings, work: Callable[[], object]) -> None:
@@ -131,7 +133,7 @@ def timed(settings: Settings, work: Callable[[], object]) -> float:
 def side_by_side(
     settings: Settings, works: Mapping[str, Callable[[], object]], *, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of `rounds` calls of each work, one list a work and one entry a repetition; of the reference loop as well.
+    """Seconds of `rounds` calls of each work and of the reference loop: a list each, one entry a repetition.
 
     The works take turns, call by call, so that whatever else the machine does slows all of them: their ratios are
     steadier than their rates.

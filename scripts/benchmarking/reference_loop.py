@@ -1,8 +1,8 @@
 """A fixed piece of work that every rate is also given in multiples of.
 
-Data flow: `ReferenceLoop.rate` beside each repetition (`rates.py`) -> `Rate.per_loop` -> `stored.py`. A machine that is slower,
-or busy, slows the loop as well, so these ratios can be compared between machines where rates cannot. The mix is that of
-the project: products with the tree sums of a power flow and with the layers of a small network, and the elementwise work
+Data flow: `ReferenceLoop.rate` beside each repetition (`rates.py`) -> `Rate.per_loop` -> `stored.py`. A machine that is
+slower, or busy, slows the loop as well, so these ratios can be compared where rates cannot. The mix is that of the
+project: products with the tree sums of a power flow and with the layers of a small network, and the elementwise work
 between them. It must not change, or stored ratios lose their meaning.
 """
 

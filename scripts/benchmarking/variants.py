@@ -30,7 +30,7 @@ def protocols(settings: Settings) -> list[Rate]:
         "consensus": {"vertical": "none", "horizontal": "consensus"},
     }
     works = {
-        name: _random_steps(settings, settings.scenario, settlement="individual", protocols=rules)
+        name: random_steps(settings, settings.scenario, settlement="individual", protocols=rules)
         for name, rules in chosen.items()
     }
     seconds = side_by_side(settings, works, rounds=24)
@@ -46,7 +46,7 @@ def protocols(settings: Settings) -> list[Rate]:
 
 def scenarios(settings: Settings) -> list[Rate]:
     """Env steps a second times buses, random actions, and each scenario's ratio to the default's."""
-    works = {name: _random_steps(settings, scenario, **keys) for name, (scenario, keys) in SCENARIOS.items()}
+    works = {name: random_steps(settings, scenario, **keys) for name, (scenario, keys) in SCENARIOS.items()}
     seconds = side_by_side(settings, works, rounds=24)
     buses = {name: envs.make(scenario, **keys).network.num_buses for name, (scenario, keys) in SCENARIOS.items()}
     work_rates = {name: [24 * settings.num_envs * buses[name] / spent for spent in seconds[name]] for name in SCENARIOS}
@@ -59,9 +59,9 @@ def scenarios(settings: Settings) -> list[Rate]:
     return rates
 
 
-def _random_steps(settings: Settings, scenario: str, **keys: Any) -> Callable[[], object]:
-    """One step of an env at a time, with uniform random actions."""
-    env = envs.make(scenario, num_envs=settings.num_envs, device=settings.device, seed=1, **keys)
+def random_steps(settings: Settings, scenario: str, **keys: Any) -> Callable[[], object]:
+    """One step of an env at a time, with uniform random actions; `keys` as of `envs.make`."""
+    env = envs.make(scenario, **{"num_envs": settings.num_envs, "device": settings.device, "seed": 1, **keys})
     env.reset()
     generator = torch.Generator().manual_seed(0)
     random = [(2 * torch.rand(env.action_shape, generator=generator) - 1).to(env.device) for _ in range(24)]

@@ -42,8 +42,8 @@ def benchmarl_rates(settings: Settings, stage: Stage, tasks: Sequence[str]) -> l
         return []
     if settings.peer_python is None:
         settings.notes.append(
-            f"{stage}: BenchMARL is not measured; make an environment with it (docs/performance.md) and give its python "
-            "as --peer-python"
+            f"{stage}: BenchMARL is not measured; make an environment with it (docs/performance.md) and give its "
+            "python as --peer-python"
         )
     rates = []
     for task in tasks:
@@ -59,6 +59,8 @@ def benchmarl_rates(settings: Settings, stage: Stage, tasks: Sequence[str]) -> l
 def _ours(settings: Settings, stage: Stage, task: str) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(PRESETS["benchmarl"], iterations=10_000, runs_dir=folder)
+        if settings.small:
+            config = replace(config, num_steps=20, num_epochs=1)
         trainer = Trainer(vmas_env_from(TASKS[task], 60, device=settings.device, seed=1), config)
         trainer.rollout.start()
 

@@ -16,22 +16,17 @@ RECYCLE = {"trafo": False, "gen": False, "bus_pq": True}
 
 
 class PandapowerRuns:
-    """`runpp` at the points of a case, each with its loads and taps."""
+    """`runpp` at the points of a case, each with its loads."""
 
     def __init__(self, case: FlowCase, **options: Any) -> None:
         self.net = to_pandapower(case.tables)
         self._options = options
         self._loads = case.loads_p_mw.numpy(), case.loads_q_mvar.numpy()
-        names = list(self.net.trafo.name)
-        self._regulators = [self.net.trafo.index[names.index(regulator.name)] for regulator in case.net.regulators]
-        self._tap = case.tap.numpy()
         self._points = itertools.cycle(range(case.copies))
 
     def run(self, point: int) -> None:
         """Solve one point."""
         self.net.load["p_mw"], self.net.load["q_mvar"] = (loads[point] for loads in self._loads)
-        if self._tap.any():
-            self.net.trafo.loc[self._regulators, "tap_pos"] = self._tap[point]
         pp.runpp(self.net, **self._options)
 
     def next_points(self, count: int) -> None:

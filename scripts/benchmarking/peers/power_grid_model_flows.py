@@ -167,7 +167,7 @@ def _ids(tables: Tables) -> dict[str, list[int]]:
     return ids
 
 
-def _array(component: str, *, id: list[int], **columns: Any) -> np.ndarray:  # noqa: A002 - the library's name
+def _array(component: str, *, id: list[int], **columns: Any) -> np.ndarray:
     import power_grid_model as pgm  # noqa: PLC0415 - optional  # pyright: ignore[reportMissingImports]
 
     array = pgm.initialize_array("input", component, len(id))

@@ -1,9 +1,9 @@
 """RLlib's PPO on the PettingZoo view of the microgrid env; one CSV row an iteration.
 
 Run by an interpreter of its own that has RLlib and this project's dependencies (docs/performance.md):
-`python rllib_peer.py --iterations 5 --out rllib.csv`, with this project on PYTHONPATH. One shared policy with a network
-of the same sizes, and as many epochs, minibatches and steps of an episode as our default; RLlib's own settings otherwise.
-An env step is one step of one env, all its agents together; its time includes sampling and the update.
+`python rllib_peer.py --iterations 5 --out rllib.csv`, with this project on PYTHONPATH. One shared policy, RLlib's own
+settings but for the size of the network and the numbers of env steps, epochs and minibatches. An env step is one step
+of one env, all its agents together; its time includes sampling and the update.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The stage peers: other libraries on the same machine in the same run, where they are installed.
 
-Power flows: pandapower, lightsim2grid and power-grid-model solve the points that ours solves, on the same network, and are
-timed only where their voltages agree with ours. Training: RLlib on the PettingZoo view of the default env, and BenchMARL
-on a VMAS task, each in an environment of its own. What is missing is said, with how to install it.
+Power flows: pandapower, lightsim2grid and power-grid-model solve the points that ours solves, on the same network, and
+are timed only where their voltages agree with ours. Training: RLlib on the PettingZoo view of the default env, and
+BenchMARL on a VMAS task, each in an environment of its own. What is missing is said, with how to install it.
 """
 
 import os
@@ -35,7 +35,7 @@ def peers(settings: Settings) -> list[Rate]:
         if not is_installed(module):
             settings.notes.append(f"peers: {package} is missing; install it with: {INSTALL}")
     rates = []
-    case = flow_case(settings.scenario, settings.num_envs, taps=0)  # not every library varies taps in a batch
+    case = flow_case(settings.scenario, settings.num_envs)
     for threads in (1, 2)[: os.cpu_count()]:
         rates += _flows(settings, case, threads)
     return [*rates, *rllib_rates(settings), *benchmarl_rates(settings, "peers", ("balance",))]
@@ -80,7 +80,7 @@ def _ours(case: FlowCase, device: str, threads: int) -> list[FlowPeer]:
         p_mw, q_mvar = case.injections(device, dtype)
 
         def work(p: torch.Tensor = p_mw, q: torch.Tensor = q_mvar, tolerance_pu: float = tolerance_pu) -> torch.Tensor:
-            return solve_power_flow(case.net, p, q, case.tap, tolerance_pu=tolerance_pu).v_pu
+            return solve_power_flow(case.net, p, q, tolerance_pu=tolerance_pu).v_pu
 
         name = f"ours, {str(dtype).removeprefix('torch.')}, within {target_pu:.0e}, threads {threads}"
         peers.append(
@@ -104,7 +104,7 @@ def _others(settings: Settings, case: FlowCase, threads: int) -> list[FlowPeer]:
         if is_installed(module):
             new, notes = library_peers(case, TARGETS_PU, threads)
             found += new
-            settings.notes += [f"peers: {note}" for note in notes]
+            settings.notes.extend(f"peers: {note}" for note in notes)
     return found
 
 
