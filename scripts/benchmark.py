@@ -117,6 +117,8 @@ def _check(args: Args) -> None:
             raise ValueError(f"{flag} must be at least 1, got {value}")
     if args.threads < 0:
         raise ValueError(f"--threads must be at least 1, or 0 for torch's default, got {args.threads}")
+    if args.test and (args.store or args.compare):
+        raise ValueError("--store and --compare need real figures, got --test; leave --test out")
     if not args.point_seconds > 0:
         raise ValueError(f"--point-seconds must be positive, got {args.point_seconds}")
     if not 0 < args.tolerance <= 1:

@@ -32,6 +32,8 @@ class Work(NamedTuple):
 
     x: int
     """Where on the axis the point is."""
+    what: str
+    """Name of the figure."""
     env_steps: int
     call: Callable[[], object]
 
@@ -101,19 +103,19 @@ def _point(settings: Settings, axis: Axis, size: int) -> Point:
         for _ in range(calls):
             work.call()
 
-    what = f"{axis.what}, {work.x:,} {axis.name}"
-    rate = measured(settings, "scale", what, "env steps/s", calls * work.env_steps, repeat, guarded=False)
+    rate = measured(settings, "scale", work.what, "env steps/s", calls * work.env_steps, repeat, guarded=False)
     return Point(work.x, rate)
 
 
 def _copies(settings: Settings, size: int) -> Work:
-    return Work(size, size, random_steps(settings, settings.scenario, num_envs=size))
+    return Work(size, f"env, {size:,} copies", size, random_steps(settings, settings.scenario, num_envs=size))
 
 
 def _buses(settings: Settings, feeders: int) -> Work:
     copies = 2 if settings.small else BUSES_ENVS
     step = random_steps(settings, "substation", num_envs=copies, feeder={"copies": feeders})
-    return Work(1 + feeders * (envs.make(settings.scenario).network.num_buses - 1), copies, step)
+    buses = envs.make("substation", feeder={"copies": feeders}).network.num_buses
+    return Work(buses, f"env, {copies} copies, {buses:,} buses", copies, step)
 
 
 def _agents(settings: Settings, feeders: int) -> Work:
@@ -126,12 +128,13 @@ def _agents(settings: Settings, feeders: int) -> Work:
         trainer.rollout.collect(trainer.buffer, trainer.generator)
         trainer.learn()
 
-    return Work(len(env.agents), copies * len(trainer.buffer.actions), iterate)
+    what = f"rollout and update, {copies} copies, {len(env.agents)} agents"
+    return Work(len(env.agents), what, copies * len(trainer.buffer.actions), iterate)
 
 
 AXES = (
     Axis(name="envs", what="env, random actions", sizes=COPIES, memory_power=1, build=_copies),
-    Axis(name="buses", what=f"env, {BUSES_ENVS} copies", sizes=FEEDERS, memory_power=2, build=_buses),
+    Axis(name="buses", what=f"env, random actions, {BUSES_ENVS} copies", sizes=FEEDERS, memory_power=2, build=_buses),
     Axis(
         name="agents",
         what=f"rollout and update, {AGENTS_ENVS} copies",
