@@ -78,6 +78,8 @@ class Rate:
     """To the stage's reference of the same run."""
     reference: str = ""
     """What `ratio` is to."""
+    error_pu: float | None = None
+    """Of power flows: largest |dV| against float64 to 1e-10 pu."""
 
 
 def measured(

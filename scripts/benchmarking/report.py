@@ -36,11 +36,11 @@ def machine() -> dict[str, str]:
 
 def figures_table(rates: Sequence[Rate], title: str) -> Table:
     """One line a figure."""
-    table = Table("stage", "what", "median", "lowest", "highest", "unit", "ratio", "to", title=title)
+    table = Table("stage", "what", "median", "lowest", "highest", "unit", "max |dV|, pu", "ratio", "to", title=title)
     for rate in rates:
         values = [number(value) for value in (rate.median, rate.lowest, rate.highest)]
-        ratio = "" if rate.ratio is None else number(rate.ratio)
-        table.add_row(rate.stage, rate.what, *values, rate.unit, ratio, rate.reference)
+        error, ratio = ("" if value is None else number(value) for value in (rate.error_pu, rate.ratio))
+        table.add_row(rate.stage, rate.what, *values, rate.unit, error, ratio, rate.reference)
     return table
 
 

@@ -18,7 +18,7 @@ from benchmarking.peers.lightsim2grid_flows import lightsim2grid_peers
 from benchmarking.peers.pandapower_flows import pandapower_peers
 from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
 from benchmarking.peers.training import rllib_rates
-from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, single, spread
+from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
 from benchmarking.vmas_stage import benchmarl_rates
 from envs.power import solve_power_flow
 
@@ -50,10 +50,11 @@ def _flows(settings: Settings, case: FlowCase, threads: int) -> list[Rate]:
         seconds = side_by_side(settings, {what: peer.work for what, peer in found.items()}, rounds=ROUNDS)
     seconds.pop(LOOP)
     values = {what: [ROUNDS * found[what].flows / spent for spent in own] for what, own in seconds.items()}
-    rates = [spread("peers", what, "flows/s", own) for what, own in values.items()]
+    rates = [
+        replace(spread("peers", what, "flows/s", own), error_pu=found[what].error_pu) for what, own in values.items()
+    ]
     reference = next(rate for rate in rates if found[rate.what].library == "pandapower")
-    errors = [single("peers", f"max |dV|, {what}", "pu", peer.error_pu) for what, peer in found.items()]
-    return [*relative_to(reference, rates), *_beside_fastest(found, values, threads), *errors]
+    return [*relative_to(reference, rates), *_beside_fastest(found, values, threads)]
 
 
 def _beside_fastest(found: dict[str, FlowPeer], values: dict[str, list[float]], threads: int) -> list[Rate]:

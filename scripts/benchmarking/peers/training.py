@@ -22,7 +22,7 @@ ITERATIONS = 4  # of RLlib's, the first of which warms up
 
 def rllib_rates(settings: Settings) -> list[Rate]:
     """Env steps a second of sampling and update together; an env step is one step of one copy, all its agents."""
-    sizes = (2, 1) if settings.small else (COPIES, PROCESSES)
+    sizes = (2, 0) if settings.small else (COPIES, PROCESSES)
     rates = [_ours_batched(settings), _ours_on_pettingzoo(settings, *sizes)]
     if settings.rllib_python is None:
         missing = 'an environment with "ray[rllib]" and this project\'s dependencies (docs/performance.md)'
@@ -42,7 +42,7 @@ def _ours_on_pettingzoo(settings: Settings, copies: int, processes: int) -> Rate
         config = replace(PRESETS["microgrid"], num_envs=copies, num_workers=processes, num_steps=STEPS, runs_dir=folder)
         trainer = Trainer(functools.partial(envs.parallel_env, settings.scenario, share_reward=True), config)
         try:
-            what = f"ours, {copies} PettingZoo envs, {processes} processes"
+            what = f"ours, {copies} PettingZoo envs" + (f", {processes} processes" if processes else "")
             return _iterations(settings, trainer, what)
         finally:
             trainer.close()
