@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from benchmarking.scaling_files import Point
 TRAIN = Path(__file__).parents[1] / "train.py"
 ITERATIONS = 12
 WARM_UP = 2  # iterations that do not count
+LIMIT_POINTS = 2  # times the limit of a point, because each starts processes
 
 
 def ranks_axis(settings: Settings) -> tuple[list[Point], str]:
@@ -41,16 +43,32 @@ def run_ranks(settings: Settings, ranks: int) -> tuple[str, str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         command = [*launcher, *flags, "--runs-dir", folder]
+        code, output, errors = _run(command, environment, LIMIT_POINTS * settings.point_s)
+    if code is None:
+        return "", f"more than {LIMIT_POINTS * settings.point_s:.0f} s; --point-seconds allows more"
+    if code:
+        lines = [line for line in errors.splitlines() if "rror" in line] or ["no message"]
+        return "", lines[0].strip()
+    return output, ""
+
+
+def _run(command: list[str], environment: dict[str, str], seconds: float) -> tuple[int | None, str, str]:
+    """Exit code (None: it took too long), what it printed, and its errors; nothing of it runs on afterwards."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # so that the ranks can be ended with their launcher
+    ) as process:
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment, timeout=settings.point_s * 2
-            )
+            output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            return "", f"more than {settings.point_s * 2:.0f} s; --point-seconds allows more"
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "rror" in line] or ["no message"]
-        return "", errors[0].strip()
-    return done.stdout, ""
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return None, "", ""
+    return process.returncode, output, errors
 
 
 def steps_per_second(output: str) -> list[float]:
