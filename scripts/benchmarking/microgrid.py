@@ -52,14 +52,16 @@ def update(settings: Settings) -> list[Rate]:
 
 def train(settings: Settings) -> list[Rate]:
     """End to end, with evaluation, checkpoints and TensorBoard: 10 iterations of the default command."""
-    iterations = 2 if settings.small else 10
+    iterations = 1 if settings.small else 10
     with tempfile.TemporaryDirectory() as folder:
+        config = settings.trained(TrainConfig(iterations=iterations, runs_dir=folder))
 
         def run() -> None:
             keywords: dict[str, Any] = {"scenario": settings.scenario, "device": settings.device}
             copies = envs.make(**keywords, num_envs=settings.train_envs, seed=42)
-            eval_env = envs.make(**keywords, split="val", evaluation=True)
-            Trainer(copies, TrainConfig(iterations=iterations, runs_dir=folder), eval_env).train()
+            few = {"num_envs": 2} if settings.small else {}
+            eval_env = envs.make(**keywords, **few, split="val", evaluation=True)
+            Trainer(copies, config, eval_env).train()
 
         steps = iterations * 24 * settings.train_envs
         return [measured(settings, "train", f"end to end, {iterations} iterations", "env steps/s", steps, run)]
@@ -67,6 +69,6 @@ def train(settings: Settings) -> list[Rate]:
 
 def _trainer(settings: Settings) -> Trainer:
     copies = envs.make(settings.scenario, num_envs=settings.train_envs, device=settings.device, seed=42)
-    trainer = Trainer(copies, TrainConfig())
+    trainer = Trainer(copies, settings.trained(TrainConfig()))
     trainer.rollout.start()
     return trainer

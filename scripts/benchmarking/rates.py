@@ -11,6 +11,7 @@ from typing import Literal
 
 from benchmarking.device import synchronise
 from benchmarking.reference_loop import LOOP_S, ReferenceLoop
+from mappo import TrainConfig
 
 WARM_UP_S = 1.0  # memory and clocks settle within this
 LOOP = "reference loop"
@@ -60,6 +61,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loop", ReferenceLoop(self.device))
+
+    def trained(self, config: TrainConfig) -> TrainConfig:
+        """The settings of a training, with the least work an iteration if `small`."""
+        if not self.small:
+            return config
+        return replace(
+            config,
+            num_epochs=1,
+            num_minibatches=1,
+            minibatch_size=None,
+            hidden_dim=8,
+            eval_episodes=1,
+            tensorboard=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def _buses(settings: Settings, feeders: int) -> Work:
 def _agents(settings: Settings, feeders: int) -> Work:
     copies = 2 if settings.small else AGENTS_ENVS
     env = envs.make("substation", num_envs=copies, device=settings.device, seed=1, feeder={"copies": feeders})
-    trainer = Trainer(env, TrainConfig())
+    trainer = Trainer(env, settings.trained(TrainConfig()))
     trainer.rollout.start()
 
     def iterate() -> None:

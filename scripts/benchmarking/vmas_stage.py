@@ -60,7 +60,7 @@ def _ours(settings: Settings, stage: Stage, task: str) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(PRESETS["benchmarl"], iterations=10_000, runs_dir=folder)
         if settings.small:
-            config = replace(config, num_steps=20, num_epochs=1)
+            config = replace(settings.trained(config), num_steps=20)
         trainer = Trainer(vmas_env_from(TASKS[task], 60, device=settings.device, seed=1), config)
         trainer.rollout.start()
 

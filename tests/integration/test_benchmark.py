@@ -176,6 +176,7 @@ def test_peers_solve_the_same_network_or_are_missing_with_a_remedy(monkeypatch: 
     stage = part("peers.stage")
     monkeypatch.setattr(stage, "rllib_rates", lambda _: [])
     monkeypatch.setattr(stage, "benchmarl_rates", lambda *_: [])
+    monkeypatch.setattr(stage, "THREADS", (1,))
     settings = tiny()
     rates = stage.peers(settings)
     names = " ".join(rate.what for rate in rates)

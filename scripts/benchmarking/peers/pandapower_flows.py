@@ -49,8 +49,8 @@ def default_options() -> tuple[dict[str, Any], str]:
     return {"numba": numba, "lightsim2grid": False}, "with numba" if numba else "no numba"
 
 
-def pandapower_peers(case: FlowCase) -> list[FlowPeer]:
-    """Default and `recycle`, to pandapower's own 1e-8 MVA."""
+def pandapower_peers(case: FlowCase, flows: int) -> list[FlowPeer]:
+    """Default and `recycle`, to pandapower's own 1e-8 MVA; `flows` at a call."""
     options, numba = default_options()
     exact = exact_by_table(case)
     peers = []
@@ -68,7 +68,7 @@ def pandapower_peers(case: FlowCase) -> list[FlowPeer]:
         what = f"pandapower runpp, {name}, {numba}"
 
         def work(runs: PandapowerRuns = runs) -> None:
-            runs.next_points(FLOWS)
+            runs.next_points(flows)
 
-        peers.append(FlowPeer(library="pandapower", what=what, target_pu=1e-8, error_pu=error, flows=FLOWS, work=work))
+        peers.append(FlowPeer(library="pandapower", what=what, target_pu=1e-8, error_pu=error, flows=flows, work=work))
     return peers

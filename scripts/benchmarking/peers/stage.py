@@ -15,7 +15,7 @@ import torch
 from benchmarking.flow_case import CLOSE_PU, FAST_PU, FlowCase, flow_case, largest_error
 from benchmarking.peers.flow_peer import INSTALL, FlowPeer, is_installed
 from benchmarking.peers.lightsim2grid_flows import lightsim2grid_peers
-from benchmarking.peers.pandapower_flows import pandapower_peers
+from benchmarking.peers.pandapower_flows import FLOWS, pandapower_peers
 from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
 from benchmarking.peers.training import rllib_rates
 from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
@@ -24,6 +24,7 @@ from envs.power import solve_power_flow
 
 PRECISE_PU = 1e-8
 TARGETS_PU = (CLOSE_PU, PRECISE_PU)
+THREADS = (1, 2)[: os.cpu_count()]
 ROUNDS = 3  # of all libraries in turn, in each repetition
 PACKAGES = {"numba": "numba", "lightsim2grid": "lightsim2grid", "power-grid-model": "power_grid_model"}
 """Package -> module; pandapower's numba is optional too."""
@@ -36,7 +37,7 @@ def peers(settings: Settings) -> list[Rate]:
             settings.notes.append(f"peers: {package} is missing; install it with: {INSTALL}")
     rates = []
     case = flow_case(settings.scenario, settings.num_envs)
-    for threads in (1, 2)[: os.cpu_count()]:
+    for threads in THREADS:
         rates += _flows(settings, case, threads)
     return [*rates, *rllib_rates(settings), *benchmarl_rates(settings, "peers", ("balance",))]
 
@@ -47,9 +48,10 @@ def _flows(settings: Settings, case: FlowCase, threads: int) -> list[Rate]:
         ours = _ours(case, settings.device, threads)
         others = _others(settings, case, threads)
         found = {peer.what: peer for peer in [*ours, *others]}
-        seconds = side_by_side(settings, {what: peer.work for what, peer in found.items()}, rounds=ROUNDS)
+        rounds = 1 if settings.small else ROUNDS
+        seconds = side_by_side(settings, {what: peer.work for what, peer in found.items()}, rounds=rounds)
     seconds.pop(LOOP)
-    values = {what: [ROUNDS * found[what].flows / spent for spent in own] for what, own in seconds.items()}
+    values = {what: [rounds * found[what].flows / spent for spent in own] for what, own in seconds.items()}
     rates = [
         replace(spread("peers", what, "flows/s", own), error_pu=found[what].error_pu) for what, own in values.items()
     ]
@@ -99,7 +101,7 @@ def _ours(case: FlowCase, device: str, threads: int) -> list[FlowPeer]:
 
 def _others(settings: Settings, case: FlowCase, threads: int) -> list[FlowPeer]:
     beside = f", beside threads {threads}"
-    found = [replace(peer, what=peer.what + beside) for peer in pandapower_peers(case)]
+    found = [replace(peer, what=peer.what + beside) for peer in pandapower_peers(case, 1 if settings.small else FLOWS)]
     kinds = {"lightsim2grid": lightsim2grid_peers, "power_grid_model": power_grid_model_peers}
     for module, library_peers in kinds.items():
         if is_installed(module):

@@ -34,12 +34,15 @@ def rllib_rates(settings: Settings) -> list[Rate]:
 
 def _ours_batched(settings: Settings) -> Rate:
     copies = envs.make(settings.scenario, num_envs=settings.train_envs, device=settings.device, seed=1)
-    return _iterations(settings, Trainer(copies, TrainConfig()), f"ours, {settings.train_envs} copies batched")
+    return _iterations(
+        settings, Trainer(copies, settings.trained(TrainConfig())), f"ours, {settings.train_envs} copies batched"
+    )
 
 
 def _ours_on_pettingzoo(settings: Settings, copies: int, processes: int) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(PRESETS["microgrid"], num_envs=copies, num_workers=processes, num_steps=STEPS, runs_dir=folder)
+        preset = settings.trained(PRESETS["microgrid"])
+        config = replace(preset, num_envs=copies, num_workers=processes, num_steps=STEPS, runs_dir=folder)
         trainer = Trainer(functools.partial(envs.parallel_env, settings.scenario, share_reward=True), config)
         try:
             what = f"ours, {copies} PettingZoo envs" + (f", {processes} processes" if processes else "")
@@ -61,7 +64,7 @@ def _iterations(settings: Settings, trainer: Trainer, what: str) -> Rate:
 
 def _rllib(settings: Settings, copies: int, processes: int) -> Rate:
     """The same batch, epochs, minibatches and layer sizes as ours on PettingZoo; its first iteration warms up."""
-    config = PRESETS["microgrid"]
+    config = settings.trained(PRESETS["microgrid"])
     flags = {"--iterations": 2 if settings.small else ITERATIONS, "--batch": copies * STEPS, "--runners": processes}
     flags |= {"--epochs": config.num_epochs, "--hidden": config.hidden_dim}
     flags |= {"--minibatches": replace(config, num_steps=STEPS).minibatch_count(copies)}
