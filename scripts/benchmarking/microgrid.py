@@ -59,7 +59,7 @@ def train(settings: Settings) -> list[Rate]:
         def run() -> None:
             keywords: dict[str, Any] = {"scenario": settings.scenario, "device": settings.device}
             copies = envs.make(**keywords, num_envs=settings.train_envs, seed=42)
-            few = {"num_envs": 2} if settings.small else {}
+            few: dict[str, Any] = {"num_envs": 2} if settings.small else {}
             eval_env = envs.make(**keywords, **few, split="val", evaluation=True)
             Trainer(copies, config, eval_env).train()
 
