@@ -22,6 +22,7 @@ from benchmarking.report import comparison_table, figures_table, machine
 from benchmarking.scaling import scale
 from benchmarking.vmas_stage import vmas
 from cli import parse, run_command
+from rich import box
 from rich.console import Console
 
 STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
@@ -77,6 +78,8 @@ class Args:
     """Few copies, one repetition, two points an axis: only to see that everything runs."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of tables."""
+    markdown: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the figures as a Markdown table."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(report))
     else:
         console = Console(width=max(WIDTH, Console().width))
-        console.print(figures_table(rates, ", ".join(record.machine.values())))
+        title = ", ".join(record.machine.values())
+        console.print(figures_table(rates, title, box.MARKDOWN if args.markdown else box.HEAVY_HEAD))
         for note in settings.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
         if comparisons:

@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from rich import box
+from rich.box import Box
 from rich.table import Table
 
 from benchmarking.rates import Rate
@@ -34,9 +36,11 @@ def machine() -> dict[str, str]:
     )
 
 
-def figures_table(rates: Sequence[Rate], title: str) -> Table:
+def figures_table(rates: Sequence[Rate], title: str, style: Box = box.HEAVY_HEAD) -> Table:
     """One line a figure."""
-    table = Table("stage", "what", "median", "lowest", "highest", "unit", "max |dV|, pu", "ratio", "to", title=title)
+    table = Table(
+        "stage", "what", "median", "lowest", "highest", "unit", "largest dV, pu", "ratio", "to", title=title, box=style
+    )
     for rate in rates:
         values = [number(value) for value in (rate.median, rate.lowest, rate.highest)]
         error, ratio = ("" if value is None else number(value) for value in (rate.error_pu, rate.ratio))
