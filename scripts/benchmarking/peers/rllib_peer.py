@@ -17,6 +17,7 @@ from typing import Any
 
 COLUMNS: tuple[str, ...] = ("iteration", "env_steps", "seconds")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it asks for it
+os.environ.setdefault("RAY_worker_niceness", "0")  # else its processes wait for any other program
 
 
 def main() -> None:
