@@ -45,6 +45,8 @@ class Axis:
     name: AxisName
     what: str
     sizes: tuple[int, ...]
+    of: str
+    """What `sizes` count."""
     memory_power: int
     """As `needed_bytes`: 1, or 2 where matrices may grow with the square."""
     build: Callable[[Settings, int], Work]
@@ -82,12 +84,15 @@ def _points(settings: Settings, axis: Axis) -> tuple[list[Point], str]:
         needed, free = needed_bytes(growth, size / previous, axis.memory_power), free_bytes(settings.device)
         if not fits(needed, free):
             gib = needed / 2**30
-            return points, f"stopped before {size}: it may need {gib:.1f} GiB, more than half of what is free"
+            return (
+                points,
+                f"stopped before {size:,} {axis.of}: it may need {gib:.1f} GiB, more than half of what is free",
+            )
         try:
             with time_limit(settings.point_s):
                 points.append(_point(settings, axis, size))
         except PointTooSlow as reason:
-            return points, f"stopped at {size}: {reason}; --point-seconds allows more"
+            return points, f"stopped at {size:,} {axis.of}: {reason}; --point-seconds allows more"
         previous = size
     return points, ""
 
@@ -133,12 +138,20 @@ def _agents(settings: Settings, feeders: int) -> Work:
 
 
 AXES = (
-    Axis(name="envs", what="env, random actions", sizes=COPIES, memory_power=1, build=_copies),
-    Axis(name="buses", what=f"env, random actions, {BUSES_ENVS} copies", sizes=FEEDERS, memory_power=2, build=_buses),
+    Axis(name="envs", what="env, random actions", sizes=COPIES, of="copies", memory_power=1, build=_copies),
+    Axis(
+        name="buses",
+        what=f"env, random actions, {BUSES_ENVS} copies",
+        sizes=FEEDERS,
+        of="feeders",
+        memory_power=2,
+        build=_buses,
+    ),
     Axis(
         name="agents",
         what=f"rollout and update, {AGENTS_ENVS} copies",
         sizes=AGENT_FEEDERS,
+        of="feeders",
         memory_power=2,
         build=_agents,
     ),

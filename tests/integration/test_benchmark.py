@@ -154,11 +154,11 @@ def test_an_axis_ends_where_time_or_memory_does(monkeypatch: pytest.MonkeyPatch)
     axis = scaling.AXES[0]
     points, stopped = scaling._points(tiny(point_s=1e-3), axis)
     assert not points
-    assert stopped.startswith("stopped at 1: more than 0 s")
+    assert stopped.startswith("stopped at 1 copies: more than 0 s")
     monkeypatch.setattr(scaling, "fits", lambda *_: False)
     points, stopped = scaling._points(tiny(), axis)
     assert not points
-    assert stopped.startswith("stopped before 1: it may need")
+    assert stopped.startswith("stopped before 1 copies: it may need")
     assert limits.needed_bytes(100, 2, 2) == 400
     assert limits.fits(400, None)
     assert not limits.fits(400, 700)
