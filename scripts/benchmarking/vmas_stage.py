@@ -4,17 +4,17 @@ BenchMARL needs other versions than this project, so it runs in an environment o
 """
 
 import csv
-import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from benchmarking.rates import Rate, Settings, measured, single
+from benchmarking.peers.flow_peer import is_installed
+from benchmarking.rates import Rate, Settings, Stage, measured, relative_to, single, spread
 from mappo import PRESETS, Trainer
 from mappo.adapters.vmas import vmas_env_from
 
@@ -27,20 +27,41 @@ def vmas(settings: Settings) -> list[Rate]:
     """Frames a second of both tasks; a frame is one env step of one copy, with all its agents."""
     rates = []
     for task, text in TASKS.items():
-        ours = _ours(settings, task, text)
         ceiling = _matrix_products(settings, task, text)
-        share = single("vmas", f"{task}: share of that ceiling", "", ours.median / ceiling.median)
-        rates += [ours, ceiling, share]
-        if settings.peer_python is not None:
-            peer = _benchmarl(settings.peer_python, task)
-            rates += [peer, single("vmas", f"{task}: ours / BenchMARL", "times", ours.median / peer.median)]
+        measured_rates = benchmarl_rates(settings, "vmas", (task,))
+        ours = measured_rates[0]
+        share = single("vmas", f"{task}: share of the bare matrix products", "", ours.median / ceiling.median)
+        rates += [*measured_rates, ceiling, share]
     return rates
 
 
-def _ours(settings: Settings, task: str, text: str) -> Rate:
+def benchmarl_rates(settings: Settings, stage: Stage, tasks: Sequence[str]) -> list[Rate]:
+    """Ours at BenchMARL's settings and, where its python is given, BenchMARL: ours has the ratio to it."""
+    if not is_installed("vmas"):
+        settings.notes.append(f'{stage}: vmas is missing; install it with: pip install -e ".[vmas]"')
+        return []
+    if settings.peer_python is None:
+        settings.notes.append(
+            f"{stage}: BenchMARL is not measured; make an environment with it (docs/performance.md) and give its "
+            "python as --peer-python"
+        )
+    rates = []
+    for task in tasks:
+        ours = _ours(settings, stage, task)
+        if settings.peer_python is None:
+            rates.append(ours)
+            continue
+        peer = _benchmarl(settings.peer_python, stage, task)
+        rates += [*relative_to(peer, [ours]), peer]
+    return rates
+
+
+def _ours(settings: Settings, stage: Stage, task: str) -> Rate:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(PRESETS["benchmarl"], iterations=10_000, runs_dir=folder)
-        trainer = Trainer(vmas_env_from(text, 60, device=settings.device, seed=1), config)
+        if settings.small:
+            config = replace(settings.trained(config), num_steps=20)
+        trainer = Trainer(vmas_env_from(TASKS[task], 60, device=settings.device, seed=1), config)
         trainer.rollout.start()
 
         def iterate() -> None:
@@ -48,7 +69,8 @@ def _ours(settings: Settings, task: str, text: str) -> Rate:
             trainer.learn()
 
         what = f"{task}: ours at BenchMARL's settings"
-        return measured(settings, "vmas", what, "frames/s", 60 * len(trainer.buffer.actions), iterate)
+        steps = 60 * len(trainer.buffer.actions)
+        return measured(settings, stage, what, "frames/s", steps, iterate, guarded=stage == "vmas")
 
 
 def _matrix_products(settings: Settings, task: str, text: str) -> Rate:
@@ -70,10 +92,8 @@ def _matrix_products(settings: Settings, task: str, text: str) -> Rate:
         for a, b in products:
             torch.mm(a, b)
 
-    part = 20  # minibatches: enough to time
-    bare = measured(
-        settings, "vmas", f"{task}: bare matrix products", "frames/s", part, lambda: _repeat(multiply, part)
-    )
+    part, what = 20, f"{task}: bare matrix products"  # minibatches: enough to time
+    bare = measured(settings, "vmas", what, "frames/s", part, lambda: _repeat(multiply, part), guarded=False)
     scale = steps / count
     return replace(bare, median=bare.median * scale, lowest=bare.lowest * scale, highest=bare.highest * scale)
 
@@ -83,7 +103,7 @@ def _repeat(work: Callable[[], object], times: int) -> None:
         work()
 
 
-def _benchmarl(python: str, task: str) -> Rate:
+def _benchmarl(python: str, stage: Stage, task: str) -> Rate:
     """Frames a second after its first iteration, which warms up."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "frames.csv"
@@ -104,6 +124,4 @@ def _benchmarl(python: str, task: str) -> Rate:
             raise ValueError(f"--peer-python {python} could not run BenchMARL ({last[0]}); see {PEER.name}")
         with out.open(newline="") as file:
             rates = [float(row["frames_per_s"]) for row in csv.DictReader(file)][1:]
-    low, high = min(rates), max(rates)
-    what = f"{task}: BenchMARL"
-    return Rate(stage="vmas", what=what, unit="frames/s", median=statistics.median(rates), lowest=low, highest=high)
+    return spread(stage, f"{task}: BenchMARL", "frames/s", rates)

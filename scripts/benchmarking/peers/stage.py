@@ -1,0 +1,121 @@
+"""The stage peers: other libraries on the same machine in the same run, where they are installed.
+
+Power flows: pandapower, lightsim2grid and power-grid-model solve the points that ours solves, on the same network, and
+are timed only where their voltages agree with ours. Training: RLlib on the PettingZoo view of the default env, and
+BenchMARL on a VMAS task, each in an environment of its own. What is missing is said, with how to install it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from benchmarking.flow_case import CLOSE_PU, FAST_PU, FlowCase, flow_case, largest_error
+from benchmarking.peers.flow_peer import INSTALL, FlowPeer, is_installed
+from benchmarking.peers.lightsim2grid_flows import lightsim2grid_peers
+from benchmarking.peers.pandapower_flows import FLOWS, pandapower_peers
+from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
+from benchmarking.peers.training import rllib_rates
+from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
+from benchmarking.vmas_stage import benchmarl_rates
+from envs.power import solve_power_flow
+
+PRECISE_PU = 1e-8
+TARGETS_PU = (CLOSE_PU, PRECISE_PU)
+THREADS = (1, 2)[: os.cpu_count()]
+ROUNDS = 3  # of all libraries in turn, in each repetition
+PACKAGES = {"numba": "numba", "lightsim2grid": "lightsim2grid", "power-grid-model": "power_grid_model"}
+"""Package -> module; pandapower's numba is optional too."""
+
+
+def peers(settings: Settings) -> list[Rate]:
+    """Power flows, then training."""
+    for package, module in PACKAGES.items():
+        if not is_installed(module):
+            settings.notes.append(f"peers: {package} is missing; install it with: {INSTALL}")
+    rates = []
+    case = flow_case(settings.scenario, settings.num_envs)
+    for threads in THREADS:
+        rates += _flows(settings, case, threads)
+    return [*rates, *rllib_rates(settings), *benchmarl_rates(settings, "peers", ("balance",))]
+
+
+def _flows(settings: Settings, case: FlowCase, threads: int) -> list[Rate]:
+    """All libraries on so many threads, in turn; pandapower, which has one, is the reference."""
+    with _torch_threads(threads):
+        ours = _ours(case, settings.device, threads)
+        others = _others(settings, case, threads)
+        found = {peer.what: peer for peer in [*ours, *others]}
+        rounds = 1 if settings.small else ROUNDS
+        seconds = side_by_side(settings, {what: peer.work for what, peer in found.items()}, rounds=rounds)
+    seconds.pop(LOOP)
+    values = {what: [rounds * found[what].flows / spent for spent in own] for what, own in seconds.items()}
+    rates = [
+        replace(spread("peers", what, "flows/s", own), error_pu=found[what].error_pu) for what, own in values.items()
+    ]
+    reference = next(rate for rate in rates if found[rate.what].library == "pandapower")
+    return [*relative_to(reference, rates), *_beside_fastest(found, values, threads)]
+
+
+def _beside_fastest(found: dict[str, FlowPeer], values: dict[str, list[float]], threads: int) -> list[Rate]:
+    """Ours over the fastest other library at the same accuracy, repetition by repetition."""
+    rates = []
+    for target in TARGETS_PU:
+        close = [what for what, peer in found.items() if peer.target_pu == target]
+        ours = [what for what in close if found[what].library == "ours"]
+        others = [what for what in close if found[what].library not in ("ours", "pandapower")]
+        if not others:
+            continue
+        fastest = max(others, key=lambda what: sorted(values[what])[len(values[what]) // 2])
+        ratios = [own / other for own, other in zip(values[ours[0]], values[fastest], strict=True)]
+        what = f"ours / fastest other ({found[fastest].library}), within {target:.0e}, threads {threads}"
+        rates.append(spread("peers", what, "times", ratios))
+    return rates
+
+
+def _ours(case: FlowCase, device: str, threads: int) -> list[FlowPeer]:
+    """One batch with all that `solve_power_flow` returns: voltages, loadings, losses, power at the source."""
+    peers, exact = [], case.exact()
+    kinds = ((torch.float32, FAST_PU, CLOSE_PU), (torch.float64, PRECISE_PU, PRECISE_PU))
+    for dtype, tolerance_pu, target_pu in kinds:
+        p_mw, q_mvar = case.injections(device, dtype)
+
+        def work(p: torch.Tensor = p_mw, q: torch.Tensor = q_mvar, tolerance_pu: float = tolerance_pu) -> torch.Tensor:
+            return solve_power_flow(case.net, p, q, tolerance_pu=tolerance_pu).v_pu
+
+        name = f"ours, {str(dtype).removeprefix('torch.')}, within {target_pu:.0e}, threads {threads}"
+        peers.append(
+            FlowPeer(
+                library="ours",
+                what=name,
+                target_pu=target_pu,
+                error_pu=largest_error(work(), exact),
+                flows=case.copies,
+                work=work,
+            )
+        )
+    return peers
+
+
+def _others(settings: Settings, case: FlowCase, threads: int) -> list[FlowPeer]:
+    beside = f", beside threads {threads}"
+    found = [replace(peer, what=peer.what + beside) for peer in pandapower_peers(case, 1 if settings.small else FLOWS)]
+    kinds = {"lightsim2grid": lightsim2grid_peers, "power_grid_model": power_grid_model_peers}
+    for module, library_peers in kinds.items():
+        if is_installed(module):
+            new, notes = library_peers(case, TARGETS_PU, threads)
+            found += new
+            settings.notes.extend(f"peers: {note}" for note in notes)
+    return found
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
