@@ -7,11 +7,20 @@ import math
 import os
 from pathlib import Path
 
+import torch
+
 MOST_THREADS = 8
 """torch cuts elementwise work into pieces of 32,768 entries: a batch of 512 x 72 buses or a minibatch is a few."""
 _CPUS = Path("/sys/devices/system/cpu")
 _QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 _PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def use_threads(setting: int) -> int:
+    """Let torch compute with `thread_count(setting)` threads; returns how many it has now."""
+    if (count := thread_count(setting)) is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
 
 
 def thread_count(setting: int) -> int | None:

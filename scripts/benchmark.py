@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from benchmarking import microgrid, stored, tasks, variants
 from benchmarking.peers.stage import peers
@@ -24,6 +23,8 @@ from benchmarking.vmas_stage import vmas
 from cli import parse, run_command
 from rich import box
 from rich.console import Console
+
+from mappo.threads import use_threads
 
 STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
     "power-flow": power_flow,
@@ -57,7 +58,7 @@ class Args:
     repetitions: int = 5
     """Timed repetitions after the warm-up."""
     threads: int = 0
-    """torch threads; 0: torch's default."""
+    """torch threads; 0: as a training."""
     device: str = "cpu"
     """Device of everything but other libraries."""
     peer_python: str | None = None
@@ -87,10 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
     _check(args)
     kept = None if args.compare is None else stored.read(Path(args.compare))
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    threads = use_threads(args.threads)
     settings = _settings(args)
-    shared = {"scenario": args.scenario, "num-envs": settings.num_envs, "threads": torch.get_num_threads()}
+    shared = {"scenario": args.scenario, "num-envs": settings.num_envs, "threads": threads}
     shared |= {"device": args.device}
     if kept is not None:  # before minutes are spent
         stored.check_settings(kept, stored.Record(settings=shared, ratios={}), Path(str(args.compare)))
@@ -120,7 +120,7 @@ def _check(args: Args) -> None:
         if value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
     if args.threads < 0:
-        raise ValueError(f"--threads must be at least 1, or 0 for torch's default, got {args.threads}")
+        raise ValueError(f"--threads must be at least 1, or 0 for those of a training, got {args.threads}")
     if args.test and (args.store or args.compare):
         raise ValueError("--store and --compare need real figures, got --test; leave --test out")
     if not args.point_seconds > 0:

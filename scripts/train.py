@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from cli import (
     INTERRUPTED,
@@ -39,6 +38,7 @@ from environments.microgrid import stored_flags
 from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, silent_unless
 from rich.console import Console
 from settings import check_policy_map, fitted, giving_way, resolved
+from torch import get_num_threads
 
 from mappo import PRESETS, TrainConfig, Trainer
 from mappo.callbacks import Callback, ConsoleCallback, banner
@@ -46,7 +46,7 @@ from mappo.checkpoint import unpacking
 from mappo.config import INSTEAD_OF, flag
 from mappo.distributed import LostRankError, Ranks
 from mappo.parts import HELD_OUT
-from mappo.threads import thread_count
+from mappo.threads import use_threads
 
 ALIASES = {
     "--lambda": "--gae-lambda",
@@ -99,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = resolved(args.train, defaults.train, flags_in(argv))
             _check(argv, args, config, find_family(args.env))
             check_device(config, ranks)
-        if (threads := thread_count(args.threads)) is not None:
-            torch.set_num_threads(threads)
+        use_threads(args.threads)
         with kept_stdout(args.json) as output:
             console = Console(file=output, soft_wrap=True)
             _train(argv, replace(args, train=config), defaults, checkpoint, console, ranks)
@@ -264,7 +263,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
         "reward": family.reward(env, config.reward_mode),
         "envs": f"{copies} copies{workers} x {steps} steps = {copies * steps:,} env steps an iteration; "
         f"{family.copies(env)}",
-        "device": f"{trainer.device} (env {env.device}){_ranks(trainer)}, torch threads: {torch.get_num_threads()}",
+        "device": f"{trainer.device} (env {env.device}){_ranks(trainer)}, torch threads: {get_num_threads()}",
         "parameters": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "run folder": str(trainer.run.path),
     }

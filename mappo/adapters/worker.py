@@ -211,7 +211,11 @@ class Workers:
         return self.arrays
 
 
-class _Processes(AsyncVectorEnv[Any, Any]):
+# generic since gymnasium 1.3
+_Vector = AsyncVectorEnv[Any, Any] if hasattr(AsyncVectorEnv, "__class_getitem__") else AsyncVectorEnv
+
+
+class _Processes(_Vector):
     """Leaves no process behind, whatever state they are in."""
 
     def __init__(self, plans: Sequence[_Pickled]) -> None:
