@@ -4,7 +4,7 @@ import os
 
 # libgomp's threads spin while they wait, which makes training ten times slower as soon as another program needs a core.
 # A short spin costs nothing on a quiet machine. It is read when torch loads, so it stands before the imports.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from mappo.adapters import ParallelPolicy
 from mappo.config import TrainConfig

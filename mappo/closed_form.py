@@ -97,7 +97,8 @@ class ClosedFormUpdater(Updater):
         heads = policy.actor.heads
         gaussian = len(heads) == 1 and isinstance(heads[0], BoxHead) and heads[0].kind == "gaussian"
         plain = all(net.body.is_plain_mlp and net.embedding is None for net in (policy.actor, critic))
-        return gaussian and plain and settings.grad_accumulation == 1 and not settings.value_clip
+        other = settings.value_clip or settings.grad_accumulation > 1 or settings.compile or settings.bf16
+        return gaussian and plain and not other
 
     @torch.no_grad()
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:

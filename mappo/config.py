@@ -15,6 +15,7 @@ PolicySharing = Literal["shared", "independent", "grouped"]
 RewardMode = Literal["mean", "individual", "sum"]
 CriticInput = Literal["auto", "state", "agent"]
 ActionDist = Literal["gaussian", "tanh_gaussian", "beta"]
+Precision = Literal["float32", "bf16"]
 AgentId = Literal["auto", "one_hot", "embedding"]
 Recurrent = Literal["none", "gru", "lstm"]
 Activation = Literal["relu", "tanh"]
@@ -131,6 +132,11 @@ class TrainConfig:
     value_norm: bool = True
     """Let the critic predict returns normalised by their running mean and standard deviation."""
 
+    compile: bool = False
+    """Compile the update's losses and gradients by torch.compile, with CUDA graphs on a GPU. Takes a minute once."""
+    precision: Precision = "float32"
+    """Of the networks' products in the update; bf16 suits GPUs. Weights, losses and rollouts stay float32."""
+
     eval_every: int = 10
     """Iterations between evaluations of the updated policy; there is one at the start and after the last iteration
     too, but none after Ctrl-C."""
@@ -182,6 +188,10 @@ class TrainConfig:
                 "--critic-input state contradicts --algo ippo, whose critic sees own observations only; "
                 "use --algo mappo, or --critic-input agent"
             )
+        if self.compile and self.algo == "happo":
+            raise ValueError("--compile is for --algo mappo and ippo, got happo; leave one of them out")
+        if self.precision == "bf16" and self.recurrent != "none":
+            raise ValueError(f"--precision bf16 needs --recurrent none, got {self.recurrent}; use --precision float32")
         if self.stop_after is not None and self.stop_after > self.iterations:
             raise ValueError(f"--stop-after {self.stop_after} must not exceed --iterations {self.iterations}")
 
@@ -339,5 +349,5 @@ RESUME_MAY_CHANGE = (
     *("wandb", "wandb_project", "wandb_entity", "lr", "lr_schedule", "ent_coef", "ent_schedule", "clip", "value_clip"),
     *("target_kl", "gamma", "gae_lambda", "huber_delta", "max_grad_norm", "advantage_norm", "num_epochs"),
     *("minibatch_size", "num_minibatches", "grad_accumulation", "clip_schedule"),
-    *("num_envs", "num_workers", "eval_episodes", "eval_max_steps"),
+    *("num_envs", "num_workers", "eval_episodes", "eval_max_steps", "compile", "precision"),
 )

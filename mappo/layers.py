@@ -199,7 +199,7 @@ class StackedNet(nn.Module):
             self.policy_ids[agent : agent + 1] if agent is not None else None if self.each_its_own else self.policy_ids
         )
         x = x.flatten(0, -2) if shared else x.flatten(0, -3).transpose(0, 1)  # (L N A, in), (A, L N, in)
-        if self.is_plain_mlp:
+        if self.is_plain_mlp and not (torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)):
             layers = [*self.hidden, self.output]
             outputs = mlp(x, self.activation, [layer.weight for layer in layers], [layer.bias for layer in layers])
             return outputs.view(*leading, outputs.shape[-1]), x.new_zeros(*leading, 0)

@@ -80,6 +80,7 @@ class Actor(nn.Module):
         if self.embedding is not None:  # never with `agent`, whose policy is its own
             obs = self.embedding(obs)
         outputs, memories = self.body(obs, memory, starts, agent)
+        outputs = outputs.to(self.log_std.dtype)  # autocast makes it bfloat16
         outputs = outputs.split([head.output_columns for head in self.heads], dim=-1)
         log_std = self.log_std[self.body.policy_ids[rows]].split([head.std_columns for head in self.heads], dim=-1)
         masks = (action_mask & self.choice_valid[rows]).split([head.mask_columns for head in self.heads], dim=-1)
@@ -141,7 +142,7 @@ class Critic(nn.Module):
             starts = starts.all(-1, keepdim=True)  # of the episode
         rows = critic_obs(obs, state, self.view)
         values, memories = self.body(rows if self.embedding is None else self.embedding(rows), memory, starts)
-        return values.flatten(-2), memories
+        return values.flatten(-2).to(obs.dtype), memories
 
 
 def build_actor(spec: EnvSpec, config: TrainConfig, generator: torch.Generator) -> Actor:

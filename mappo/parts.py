@@ -4,6 +4,8 @@ Data flow: env or factory, TrainConfig -> parts -> Trainer.
 """
 
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -156,7 +158,8 @@ def make_updater(policy: Policy, critic: Critic, config: TrainConfig, num_envs: 
     names = ("num_epochs", "grad_accumulation", "value_clip", "max_grad_norm", "huber_delta", "target_kl")
     count = config.minibatch_count(num_envs * ranks.count)
     plain = {name: getattr(config, name) for name in names}
-    settings = UpdateSettings(num_envs=num_envs, num_minibatches=count, **plain)
+    bf16 = config.precision == "bf16"
+    settings = UpdateSettings(num_envs=num_envs, num_minibatches=count, compile=config.compile, bf16=bf16, **plain)
     if config.algo == "happo":
         return HappoUpdater(policy, critic, settings, ranks)
     fits = ClosedFormUpdater.fits(policy, critic, settings)
@@ -241,6 +244,13 @@ def buffer_widths(spec: EnvSpec, policy: Policy, critic: Critic) -> Widths:
         memory=policy.actor.body.memory_width,
         critic_rows=critic.num_rows,
     )
+
+
+def check_compiler(config: TrainConfig, device: torch.device) -> None:
+    """`--compile` on a CPU writes C++."""
+    names = (os.environ.get("CXX") or "g++", "clang++", "cl")
+    if config.compile and device.type == "cpu" and not any(shutil.which(name) for name in names):
+        raise ValueError("--compile on a CPU needs a C++ compiler, and there is no g++ or clang++; install one")
 
 
 def check_fits_memory(config: TrainConfig, num_envs: int, widths: Widths, critic: Critic, device: torch.device) -> None:

@@ -28,6 +28,7 @@ from mappo.parts import (
     Factory,
     buffer_widths,
     cause_of_non_finite,
+    check_compiler,
     check_envs,
     check_fits_memory,
     check_inputs,
@@ -107,6 +108,7 @@ class Trainer:
         one_row = torch.zeros(1, dtype=torch.long)
         self.state_norm = RunningMeanStd(self.spec.state_dim, one_row, enabled=config.normalize_obs).to(self.device)
         self.value_norm = ValueNorm(self.critic.num_values, enabled=config.value_norm).to(self.device)
+        check_compiler(config, self.device)
         self.updater = make_updater(self.policy, self.critic, config, env.num_envs, self.ranks)
         widths = buffer_widths(self.spec, self.policy, self.critic)
         check_fits_memory(config, env.num_envs, widths, self.critic, self.device)
@@ -181,6 +183,8 @@ class Trainer:
         steps = self.num_envs * len(self.buffer.actions)
         self.iteration += 1
         self.env_steps += steps
+        if self.updater.compile_s is not None:
+            row["time/compile_s"] = self.updater.compile_s  # part of the first update
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
         if is_last or self.iteration % self.config.eval_every == 0:
             row |= self._evaluate()

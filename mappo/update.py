@@ -4,9 +4,10 @@ Data flow: Batch -> minibatches -> losses -> optimisers. Gradient clipping and A
 parameter is a part of `StackedParameters`, a row for each policy, and losses are summed over policies.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from mappo.buffer import Batch, minibatch_rows, minibatches, split
 from mappo.config import StepSizes
 from mappo.distributed import Ranks
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
-from mappo.networks import Critic
+from mappo.networks import Actor, Critic
 from mappo.policy import Policy
 from mappo.stacked_parameters import StackedParameters, adam
 
@@ -35,6 +36,8 @@ class UpdateSettings:
     max_grad_norm: float
     huber_delta: float
     target_kl: float | None
+    compile: bool
+    bf16: bool
 
 
 class Living(NamedTuple):
@@ -56,6 +59,16 @@ class Updater:
         self.actor_weights = StackedParameters(policy.actor.parameters())
         self.critic_weights = StackedParameters(critic.parameters())
         self.optimizer = adam(self.actor_weights.rows(), self.critic_weights.rows())
+        self.policy_loss: Callable[..., tuple[Tensor, Tensor]] = policy_loss
+        self.critic_loss: Callable[..., Tensor] = critic_loss
+        self.compile_s: float | None = None
+        if settings.compile:
+            # CUDA graphs, where there are any
+            mode = "reduce-overhead" if self.actor_weights.data.is_cuda else "default"
+            self.policy_loss = torch.compile(policy_loss, mode=mode)
+            self.critic_loss = torch.compile(critic_loss, mode=mode)
+        # numbers that change from update to update would be compiled anew
+        self._numbers: Any = torch.tensor if settings.compile else float
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
@@ -75,11 +88,21 @@ class Updater:
         for _ in range(self.settings.num_epochs):
             rows, parts = minibatch_rows(batch, count, generator, self.ranks.share, num_envs)
             living = self._living(batch, rows, parts)
+            if self.settings.compile and self.compile_s is None:
+                self._compile(next(minibatches(batch, rows, parts)))
             epoch = [step(part, those) for part, those in zip(minibatches(batch, rows, parts), living, strict=True)]
             metrics += epoch
             if self._moved_too_far(epoch):
                 break
         return mean_metrics(metrics)
+
+    def _compile(self, minibatch: Batch) -> None:
+        """Compute gradients once, for nothing but their code."""
+        started = time.perf_counter()
+        sizes = StepSizes(lr=0.0, clip=0.2, ent_coef=1.0)
+        self.actor_gradient(minibatch, sizes)
+        self.critic_gradient(minibatch, sizes)
+        self.compile_s = time.perf_counter() - started
 
     def step(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Metrics:
         """One gradient step of all policies and all critics; the metrics stay on the device."""
@@ -111,16 +134,14 @@ class Updater:
         if agent is not None:
             ids, count = ids.new_zeros(1), 1
         weights = policy_weights(minibatch.alive, ids, count, living and living.agents)
+        numbers = self._numbers
+        given = (numbers(sizes.clip), numbers(sizes.ent_coef), sizes.ent_coef > 0, self.settings.bf16)
         sums: list[Tensor] = []
         parts = split(minibatch, self.settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(self.settings.grad_accumulation, dim=1), strict=True):
-            distribution, _ = actor(part.obs, part.action_mask, part.memory[0], part.starts, agent)
-            log_prob = distribution.log_prob(part.actions)
-            surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, share, clip=sizes.clip)
-            with torch.set_grad_enabled(sizes.ent_coef > 0):  # without a bonus it is only logged
-                entropy = entropy_bonus(distribution.entropy(), share)
-            self.actor_weights.backward(surrogate.loss - sizes.ent_coef * entropy)
-            sums.append(torch.stack([value.detach() for value in (*surrogate, entropy)]))
+            loss, terms = self.policy_loss(actor, part, share, agent, *given)
+            self.actor_weights.backward(loss)
+            sums.append(terms.clone())
         return torch.cat([torch.stack(sums).sum(0), weights.sum().view(1)])
 
     def critic_gradient(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Tensor:
@@ -128,15 +149,13 @@ class Updater:
         critic, settings = self.critic, self.settings
         ids, count = critic.value_ids, critic.body.num_policies
         weights = policy_weights(minibatch.value_alive, ids, count, living and living.values)
-        clip = sizes.clip if settings.value_clip else None
+        clip = self._numbers(sizes.clip) if settings.value_clip else None
         losses: list[Tensor] = []
         parts = split(minibatch, settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(settings.grad_accumulation, dim=1), strict=True):
-            values, _ = critic(part.obs, part.state, part.critic_memory[0], part.starts)
-            delta = settings.huber_delta
-            loss = value_loss(values, part.values, part.returns, share, huber_delta=delta, clip=clip)
+            loss = self.critic_loss(critic, part, share, settings.huber_delta, clip, settings.bf16)
             self.critic_weights.backward(loss)
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone())
         return torch.stack([torch.stack(losses).sum(), weights.sum()])
 
     def _living(self, batch: Batch, rows: Tensor, parts: Sequence[int]) -> Sequence[Living | None]:
@@ -153,6 +172,39 @@ class Updater:
             return False
         approx_kl = torch.stack([metrics["policy/approx_kl"] for metrics in epoch]).mean()
         return bool(approx_kl > TARGET_KL_SLACK * self.settings.target_kl)
+
+
+def policy_loss(
+    actor: Actor,
+    part: Batch,
+    weights: Tensor,
+    agent: int | None,
+    clip: float,
+    ent_coef: float,
+    bonus: bool,
+    bf16: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss of all policies, or of `agent`'s; and surrogate, approx_kl, clip fraction and entropy, (4,).
+
+    Without `bonus`, where ent_coef is 0, the entropy is only logged.
+    """
+    with torch.autocast(part.obs.device.type, torch.bfloat16, enabled=bf16):
+        distribution, _ = actor(part.obs, part.action_mask, part.memory[0], part.starts, agent)
+    log_prob = distribution.log_prob(part.actions)
+    surrogate = clipped_policy_loss(log_prob, part.log_prob, part.advantages, weights, clip=clip)
+    with torch.set_grad_enabled(bonus):
+        entropy = entropy_bonus(distribution.entropy(), weights)
+    terms = torch.stack([value.detach() for value in (*surrogate, entropy)])
+    return surrogate.loss - ent_coef * entropy, terms
+
+
+def critic_loss(
+    critic: Critic, part: Batch, weights: Tensor, huber_delta: float, clip: float | None, bf16: bool
+) -> Tensor:
+    """The loss of all critics."""
+    with torch.autocast(part.obs.device.type, torch.bfloat16, enabled=bf16):
+        values, _ = critic(part.obs, part.state, part.critic_memory[0], part.starts)
+    return value_loss(values, part.values, part.returns, weights, huber_delta=huber_delta, clip=clip)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

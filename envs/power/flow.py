@@ -251,7 +251,7 @@ class FlowSolver:
         running, left = torch.ones_like(rows, dtype=torch.bool), len(rows)
         for sweep in range(1, MAX_SWEEPS + 1):
             done = work.advance() < tolerance_pu**2
-            finished = torch.nonzero(done & running).flatten()
+            (finished,) = (done & running).nonzero(as_tuple=True)
             if len(finished) == 0:
                 continue
             places = self._write(flow, rows, work, finished, sweep)
@@ -261,9 +261,13 @@ class FlowSolver:
                 return
             running &= ~done
             if left < COMPACT_BELOW * len(rows):
-                keep = torch.nonzero(running).flatten()
-                work, rows, running = work.select(keep), rows[keep], running[keep]
-        self._write(flow, rows, work, torch.nonzero(running).flatten(), MAX_SWEEPS)
+                (keep,) = running.nonzero(as_tuple=True)
+                work, rows, running = (
+                    work.select(keep),
+                    rows.index_select(0, keep),
+                    torch.ones_like(keep, dtype=torch.bool),
+                )
+        self._write(flow, rows, work, running.nonzero(as_tuple=True)[0], MAX_SWEEPS)
 
     @staticmethod
     def _write(flow: FlowState, rows: Tensor, work: "Sweep", which: Tensor, sweeps: int) -> Tensor:
@@ -290,11 +294,11 @@ def limit(tau2: Tensor) -> Tensor:
 
 
 class Pair(NamedTuple):
-    """A complex quantity (2, C, N) with its parts, (C, N) each, as views."""
+    """A complex quantity (2, C, N) with its views."""
 
     both: Tensor
-    real: Tensor
-    imag: Tensor
+    real: Tensor  # (C, N)
+    imag: Tensor  # (C, N)
 
     @classmethod
     def of(cls, both: Tensor) -> "Pair":
@@ -322,6 +326,7 @@ class Sweep:
         self._power, self._shunt, self._z, self._limit = power, shunt, Pair.of(z), limit
         self._u = Pair.of(u)
         self._next, self._after_next, self._work = (Pair.of(torch.empty_like(u)) for _ in range(3))
+        self._slack_rise = self._work.both[..., 0]
         self._weight = torch.empty_like(limit)
 
     @property
@@ -336,7 +341,7 @@ class Sweep:
         torch.mul(z.real, current.both, out=rise.both)
         rise.real.addcmul_(z.imag, current.imag, value=-1.0)
         rise.imag.addcmul_(z.imag, current.real)
-        rise.both[..., 0] = self._slack  # the slack bus is the first of every path
+        self._slack_rise.copy_(self._slack)  # the slack bus is the first of every path
         self._sums.path(rise.both, out=after.both)
         change = rise
         torch.sub(after.both, u.both, out=change.both)

@@ -93,15 +93,17 @@ class TapSettler:
         rounds = torch.ones_like(flow.sweeps)
         rows, taps = torch.arange(len(tap), device=tap.device), tap
         for _ in range(MAX_ROUNDS - 1):
-            old = taps[rows]
-            v_pu = solver.v_squared(flow, self._bus)[rows].sqrt()
-            stays = ~flow.converged[rows, None] if frozen is None else ~flow.converged[rows, None] | frozen[rows]
-            new = torch.where(stays, old, self.moved(old, v_pu, target_pu[rows]))
-            changed = torch.nonzero((new != old).any(-1)).flatten()
+            old = taps.index_select(0, rows)
+            v_pu = solver.v_squared(flow, self._bus).index_select(0, rows).sqrt_()
+            moves = flow.converged.index_select(0, rows).unsqueeze(1)
+            if frozen is not None:
+                moves = moves & ~frozen.index_select(0, rows)
+            new = torch.where(moves, self.moved(old, v_pu, target_pu.index_select(0, rows)), old)
+            (changed,) = (new - old).abs_().amax(-1).nonzero(as_tuple=True)
             if len(changed) == 0:
                 break
-            rows, new = rows[changed], new[changed]
+            rows, new = rows.index_select(0, changed), new.index_select(0, changed)
             solver.solve_again(flow, rows, load.of(rows), solver.tau_squared(new), tolerance_pu)
             taps = taps.index_copy(0, rows, new)
-            rounds[rows] += 1
+            rounds.index_add_(0, rows, torch.ones_like(rows))
         return Settled(taps, flow, rounds)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from envs.power.network import Network
 
+DENSE_REGULATORS = 64
+"""Up to so many regulators one product sums over those above each; it costs R^2."""
+
 
 class TapPaths:
     """The chains of one network; its tensors are on `device`."""
@@ -28,6 +31,12 @@ class TapPaths:
             upstream.append(torch.tensor(rows, device=device))
             rows = [none if k == none else self._above[k] for k in rows]
         self._upstream = upstream
+        self._dense: Tensor | None = None
+        if none <= DENSE_REGULATORS:  # (R, R): [i, k] is 1 where i is above k
+            self._dense = torch.zeros(none + 1, none, device=device)
+            for rows in upstream:
+                self._dense[rows, torch.arange(none, device=device)] = 1.0
+            self._dense = self._dense[:none]
 
     @property
     def depth(self) -> int:
@@ -44,6 +53,8 @@ class TapPaths:
 
     def upstream(self, values: Tensor) -> Tensor:
         """(C, R): each regulator gets the sum over those on its path, itself left out."""
+        if self._dense is not None:
+            return values @ self._dense.to(values.dtype)
         padded = torch.nn.functional.pad(values, (0, 1))
         total = torch.zeros_like(values)
         for rows in self._upstream:

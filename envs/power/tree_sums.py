@@ -189,8 +189,8 @@ class PrefixSums:
 
 def _product(values: Tensor, matrix: Tensor, out: Tensor | None) -> Tensor:
     """(..., N) times (N, N)."""
-    flat = None if out is None else out.flatten(0, -2)
-    return torch.mm(values.flatten(0, -2), matrix, out=flat).view_as(values)
+    rows = (-1, values.shape[-1])
+    return torch.mm(values.reshape(rows), matrix, out=None if out is None else out.view(rows)).view_as(values)
 
 
 def _maximal_subtrees(subtree_end: Tensor) -> Tensor:
