@@ -331,7 +331,7 @@ class MicrogridEnv:
         self._exogenous = day = self._drawer.today()
         self._today = DeviceDay.of(day, self.device, self._dtype)
         self._tables: DayTables | None = None  # yesterday's make room first
-        self._tables = self._observer.day_tables(day)
+        self._tables = self._observer.day_tables(day, self.group_size)
         self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)

@@ -26,10 +26,21 @@ TABLE_ENTRIES = 2**22  # of a day's state columns that are computed at once, in 
 
 
 class DayTables(NamedTuple):
-    """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left)."""
+    """The exogenous columns of one day; row H is the moment the day is over (the day repeats, no hour is left).
 
-    own: Tensor  # (H + 1, B, A, 22 + 7) shared columns, then each agent's, then those of events
-    state: Tensor  # (H + 1, B, F)
+    G neighbouring copies that play the same day have one entry.
+    """
+
+    own: Tensor  # (H + 1, B / G, A, 22 + 7) shared columns, then each agent's, then those of events
+    state: Tensor  # (H + 1, B / G, F)
+    group_size: int  # G
+
+    def rows(self, step: int) -> tuple[Tensor, Tensor]:
+        """Those of one step, for each copy: (B, A, 22 + 7) and (B, F)."""
+        own, state = self.own[step], self.state[step]
+        if self.group_size == 1:
+            return own, state
+        return own.repeat_interleave(self.group_size, 0), state.repeat_interleave(self.group_size, 0)
 
 
 class Account(NamedTuple):
@@ -120,17 +131,16 @@ class Observer:
             *protocols,
         )
 
-    def day_tables(self, day: ExogenousDay) -> DayTables:
+    def day_tables(self, day: ExogenousDay, group_size: int) -> DayTables:
         """All exogenous columns of a day, on the env's device; made for some copies at a time, in float64."""
+        day = day.of(slice(None, None, group_size))
         copies, entries = len(day.price), self._steps * len(self.state_names)
         some = max(1, TABLE_ENTRIES // entries)
         parts = [self._tables(day.of(slice(first, first + some))) for first in range(0, copies, some)]
-        if len(parts) == 1:
-            return parts[0]
-        own, state = zip(*parts, strict=True)
-        return DayTables(torch.cat(own, 1), torch.cat(state, 1))
+        own, state = (columns[0] if len(parts) == 1 else torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+        return DayTables(own, state, group_size)
 
-    def _tables(self, day: ExogenousDay) -> DayTables:
+    def _tables(self, day: ExogenousDay) -> tuple[Tensor, Tensor]:
         shared = self._shared_columns(day)  # (B, H, 22)
         local, net_mw = self._local_columns(day)  # (B, H, A, 7), (B, 2H, A)
         agents = local.shape[2]
@@ -144,7 +154,7 @@ class Observer:
         if self._events is not None and day.events is not None:
             own = torch.cat([own, self._events.own_columns(day.events)], -1)
             state.append(self._events.state_columns(day.events))
-        return DayTables(self._with_last_row(own), self._with_last_row(torch.cat(state, -1)))
+        return self._with_last_row(own), self._with_last_row(torch.cat(state, -1))
 
     def observe(
         self, tables: DayTables, step: int, account: Account, state: GridState, protocols: Tensor
@@ -169,10 +179,11 @@ class Observer:
         taps = grid.tap_position(state)
         padded = torch.cat([taps, taps.new_zeros(len(taps), 1)], -1)
         agents = charge.shape[2]
+        own, shared = tables.rows(step)
         obs = torch.cat(
             [
                 charge.movedim(0, -1),
-                tables.own[step],
+                own,
                 pcc.movedim(0, -1),
                 v_range[..., 1:].movedim(0, -1),
                 head[:, None].expand(-1, agents, -1),
@@ -183,7 +194,7 @@ class Observer:
         )
         rows = (charge, pcc, v_range)
         flat = [part.movedim(0, 1).flatten(1) for part in rows]
-        return obs, torch.cat([tables.state[step], *flat, head, taps, protocols.flatten(1)], -1)
+        return obs, torch.cat([shared, *flat, head, taps, protocols.flatten(1)], -1)
 
     def _calendar_columns(self) -> Tensor:
         """(H, 3): share of the day left, sin and cos of the hour."""

@@ -203,7 +203,19 @@ def test_the_last_observation_of_a_day_says_that_no_time_is_left() -> None:
 def test_tables_of_some_copies_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     env = envs.make(num_envs=5, seed=1, events=RANDOM)
     env.reset()
-    together = env._observer.day_tables(env._exogenous)
+    together = env._observer.day_tables(env._exogenous, 1)
     monkeypatch.setattr(observations, "TABLE_ENTRIES", 2 * 24 * len(env._observer.state_names))  # two copies
-    apart = env._observer.day_tables(env._exogenous)
-    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))
+    apart = env._observer.day_tables(env._exogenous, 1)
+    assert torch.equal(together.own, apart.own)
+    assert torch.equal(together.state, apart.state)
+
+
+def test_copies_that_play_the_same_day_share_its_tables() -> None:
+    env = envs.make(num_envs=6, group_size=3, seed=1, events=RANDOM)
+    env.reset()
+    each, shared = (env._observer.day_tables(env._exogenous, size) for size in (1, 3))
+    assert shared.own.shape[1] == 2
+    for step in (0, 13, 24):
+        for one, other in zip(each.rows(step), shared.rows(step), strict=True):
+            assert torch.equal(one, other)
+    assert not torch.equal(each.rows(0)[1][0], each.rows(0)[1][3])
