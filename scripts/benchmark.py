@@ -14,10 +14,12 @@ from typing import Annotated
 
 import tyro
 from benchmarking import microgrid, stored, tasks, variants
+from benchmarking.breakdown import breakdown
 from benchmarking.peers.stage import peers
 from benchmarking.power_flow import power_flow
 from benchmarking.rates import Rate, Settings, Stage
 from benchmarking.report import comparison_table, figures_table, machine
+from benchmarking.roofline import roofline
 from benchmarking.scaling import scale
 from benchmarking.vmas_stage import vmas
 from cli import parse, run_command
@@ -32,6 +34,8 @@ STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
     "rollout": microgrid.rollout,
     "update": microgrid.update,
     "train": microgrid.train,
+    "breakdown": breakdown,
+    "roofline": roofline,
     "scale": scale,
     "peers": peers,
     "protocols": variants.protocols,

@@ -21,6 +21,8 @@ Stage = Literal[
     "rollout",
     "update",
     "train",
+    "breakdown",
+    "roofline",
     "scale",
     "peers",
     "protocols",
@@ -52,7 +54,7 @@ class Settings:
     point_s: float = 60.0
     """Longest time that a point of the stage scale may take."""
     plot: str | None = None
-    """Folder for the pictures and JSON of the stage scale, or None."""
+    """Folder for the pictures of the stages breakdown and scale, and the latter's JSON, or None."""
     small: bool = False
     """Two points an axis and a few iterations: to see that everything runs."""
     notes: list[str] = field(default_factory=list)

@@ -209,3 +209,43 @@ def test_closed_switches_leave_the_network_as_it_is() -> None:
         for net in map(network_from_tables, (tables, plain))
     )
     assert torch.allclose(with_switches, without, atol=1e-9)
+
+
+def test_the_parts_of_a_training_add_up_and_are_drawn(tmp_path: Path) -> None:
+    rates = part("breakdown").breakdown(tiny(plot=str(tmp_path)))
+    *parts, whole = (rate.median for rate in rates)
+    assert whole == pytest.approx(sum(parts))
+    names = {rate.what for rate in rates}
+    assert {"env: power flow and taps", "update: actor's gradient", "evaluation", "env: observations"} <= names
+    assert (tmp_path / "breakdown.png").stat().st_size > 10_000
+
+
+def test_a_stopwatch_counts_what_is_inside_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+
+    class Work:
+        def outer(self) -> None:
+            self.inner()
+            self.inner()
+
+        def inner(self) -> None:
+            pass
+
+    breakdown = part("breakdown")
+    monkeypatch.setattr(breakdown.time, "perf_counter", lambda: float(next(now)))
+    watch, work = breakdown.Stopwatch(), Work()
+    watch.watch(work, "outer", "outer")
+    watch.watch(work, "inner", "inner")
+    watch.run(work.outer, "rest")
+    # readings 0 start, 1 outer, 2 inner, 3, 4 inner, 5, 6 end of outer, 7 end
+    assert dict(watch.seconds) == {"rest": 2.0, "outer": 3.0, "inner": 2.0}
+
+
+def test_the_roofline_counts_the_products_of_the_update() -> None:
+    from mappo.layers import StackedNet
+
+    body = StackedNet([5, 7, 3], torch.zeros(2, dtype=torch.long), activation="relu")
+    shapes = part("roofline").products(10, body)
+    assert shapes == [(10, 5, 7), (10, 7, 3), (7, 10, 5), (3, 10, 7), (10, 3, 7)]
+    rates = {rate.what: rate.median for rate in part("roofline").roofline(tiny())}
+    assert rates["update / its matrix products"] > 1
