@@ -2,8 +2,8 @@
 
 import os
 
-# libgomp's threads spin while they wait, which makes training ten times slower as soon as another program needs a core.
-# A short spin costs nothing on a quiet machine. It is read when torch loads, so it stands before the imports.
+# libgomp's threads spin while they wait, which makes training ten times slower as soon as another program needs a core;
+# without any spin they fall asleep between two calls. It is read when torch loads, so it stands before the imports.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from mappo.adapters import ParallelPolicy

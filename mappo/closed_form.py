@@ -169,7 +169,7 @@ class ClosedFormUpdater(Updater):
             mean, log_std, actor.valid, part.actions, part.log_prob, gains, clip=sizes.clip
         )
         backward(of_mean.flatten(0, 1), body.activation, body.layers, inputs, body.grads)
-        bonus = share @ actor.valid  # d entropy / d log std
+        bonus = share @ actor.valid.to(share.dtype)  # d entropy / d log std
         of_log_std = of_log_std.sub_(bonus, alpha=sizes.ent_coef)
         torch.mul(of_log_std, log_std == self._log_std, out=self._log_std_grad)  # beyond its bounds it stays
         return log_ratio

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mappo.threads import shared_threads
+
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it takes them for lost; one that dies is noticed at once."""
 SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection", "connection", "Broken pipe", "imed out", "imeout", "closed")
@@ -61,6 +63,7 @@ class Ranks:
     def __init__(self, index: int = 0, count: int = 1) -> None:
         """With more than one rank the default process group of torch.distributed must exist."""
         self.index, self.count = index, count
+        self.here = count  # those on this machine
         self.share = Share(index, count)
         self.add: Add = alone if count == 1 else self.sum_
 
@@ -76,12 +79,13 @@ class Ranks:
             return cls()
         local, here = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # which torchrun sets where it is not set
-            torch.set_num_threads(max(usable_cores() // max(here, 1), 1))
+            torch.set_num_threads(shared_threads(max(here, 1)))
         has_gpu = local < torch.cuda.device_count()
         if has_gpu:
             torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl" if has_gpu and dist.is_nccl_available() else "gloo"
         ranks = cls(int(os.environ["RANK"]), count)
+        ranks.here = max(here, 1)
         ranks._exchange(dist.init_process_group, backend, timeout=TIMEOUT)
         return ranks
 
@@ -232,8 +236,3 @@ class Ranks:
             raise LostRankError(
                 f"rank {self.index} of {self.count} has lost another one, which ended or cannot be reached ({reason})"
             ) from error
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -42,11 +42,11 @@ class HappoUpdater(Updater):
         agents = range(policy.actor.body.num_policies)
         # each on its agent's row: the others' weights and moments stay as they are
         self.agent_optimizers = [adam(self.actor_weights.rows(slice(agent, agent + 1))) for agent in agents]
-        self.critic_optimizer = adam(self.critic_weights.rows())
+        self.optimizer = adam(self.critic_weights.rows())  # of the critics alone
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs of every agent, then of the critic; means over minibatches and agents."""
-        set_learning_rate(self.critic_optimizer, sizes.lr)
+        set_learning_rate(self.optimizer, sizes.lr)
         agents = torch.randperm(batch.alive.shape[-1], generator=generator, device=batch.alive.device).tolist()
         factor = torch.ones_like(batch.advantages[..., :1])
         metrics = []
@@ -74,7 +74,7 @@ class HappoUpdater(Updater):
         sums = self.critic_gradient(minibatch, sizes, living)
         self.ranks.sum_all_([self.critic_weights.grad, sums])
         norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
-        self.critic_optimizer.step()
+        self.optimizer.step()
         return value_metrics(sums) | {"value/grad_norm": norms.mean()}
 
     def _step_of(self, agent: int, sizes: StepSizes) -> Callable[[Batch, Living | None], Metrics]:
@@ -82,8 +82,8 @@ class HappoUpdater(Updater):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """One for each agent, and the critic's."""
-        actors = {f"actor_optimizer_{agent}": adam for agent, adam in enumerate(self.agent_optimizers)}
-        return {**actors, "critic_optimizer": self.critic_optimizer}
+        actors = {f"agent_optimizer_{agent}": own for agent, own in enumerate(self.agent_optimizers)}
+        return {**actors, "critic_optimizer": self.optimizer}
 
     @torch.no_grad()
     def _ratio(self, own: Batch, agent: int) -> Tensor:

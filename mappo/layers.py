@@ -22,6 +22,8 @@ STATES = {"none": 0, "gru": 1, "lstm": 2}  # vectors of width H that a memory ho
 
 
 class _Tanh(torch.autograd.Function):
+    """`fast_tanh_` with its gradient, which needs the result only."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = fast_tanh_(x)

@@ -102,15 +102,18 @@ def training_bytes(
     return TrainingBytes(buffer_bytes(num_steps, num_envs, chunk, widths), update)
 
 
-def check_memory(needed: TrainingBytes, available: int | None, *, num_envs: int, num_steps: int, device: str) -> None:
+def check_memory(
+    needed: TrainingBytes, available: int | None, *, num_envs: int, num_steps: int, device: str, num_ranks: int = 1
+) -> None:
     """Refuse what does not fit, before it is allocated.
 
     Args:
-        needed: of `num_envs` copies.
-        available: bytes; None where the system does not tell, and nothing is checked.
-        num_envs: B.
+        needed: of one rank's share of the copies.
+        available: bytes for it; None where the system does not tell, and nothing is checked.
+        num_envs: B, of all ranks.
         num_steps: T.
         device: of the buffer, for the message.
+        num_ranks: that share the copies.
 
     Raises:
         ValueError: more is needed than available; names both settings and the largest --num-envs that fits.
@@ -119,8 +122,9 @@ def check_memory(needed: TrainingBytes, available: int | None, *, num_envs: int,
         return
     fits = num_envs * available // needed.total
     remedy = f"lower --num-envs to {fits} or less, or lower --num-steps" if fits else "lower --num-steps"
+    each = "" if num_ranks == 1 else f" in each of {num_ranks} ranks"
     raise ValueError(
-        f"--num-envs {num_envs} x --num-steps {num_steps} takes {needed.total / GIB:.2f} GiB on {device} "
+        f"--num-envs {num_envs} x --num-steps {num_steps} takes {needed.total / GIB:.2f} GiB on {device}{each} "
         f"({needed.buffer / GIB:.2f} for the rollout, {needed.update / GIB:.2f} for its update), and "
         f"{available / GIB:.2f} GiB are free: {remedy}"
     )

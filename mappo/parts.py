@@ -253,16 +253,22 @@ def check_compiler(config: TrainConfig, device: torch.device) -> None:
         raise ValueError("--compile on a CPU needs a C++ compiler, and there is no g++ or clang++; install one")
 
 
-def check_fits_memory(config: TrainConfig, num_envs: int, widths: Widths, critic: Critic, device: torch.device) -> None:
-    """Refuse a rollout of `num_envs` copies that this machine has no memory for.
+def check_fits_memory(
+    config: TrainConfig, num_envs: int, widths: Widths, critic: Critic, device: torch.device, ranks: Ranks
+) -> None:
+    """Refuse a rollout of `num_envs` copies, those of all ranks, that this machine has no memory for.
 
     Raises:
         ValueError: says what is needed, what there is, and what to lower.
     """
     steps, count = config.rollout_steps(num_envs), config.minibatch_count(num_envs)
     nets = NetSizes(config.hidden_dim, config.num_layers, critic.num_values)
-    needed = training_bytes(steps, num_envs, config.chunk, count, config.grad_accumulation, widths, nets)
-    check_memory(needed, available_bytes(device), num_envs=num_envs, num_steps=steps, device=str(device))
+    mine = num_envs // ranks.count
+    needed = training_bytes(steps, mine, config.chunk, count, config.grad_accumulation, widths, nets)
+    available = available_bytes(device)
+    if available is not None and device.type == "cpu":
+        available //= ranks.here
+    check_memory(needed, available, num_envs=num_envs, num_steps=steps, device=str(device), num_ranks=ranks.count)
 
 
 def rates(env_steps: int, num_agents: int, rollout_s: float, update_s: float) -> Row:

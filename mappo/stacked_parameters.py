@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class StackedParameters:
     """Moves parameters (P, ...) into one tensor (P, W) that they become views of; gradients are gathered likewise.
 
-    They must stay there: load into them, never replace them.
+    They must stay there: load into them, never move or replace them.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -26,6 +26,21 @@ class StackedParameters:
         for parameter, data, grad in places:
             parameter.data = data.unflatten(1, parameter.shape[1:])
             parameter.grad = grad.unflatten(1, parameter.shape[1:])
+
+    def check(self) -> None:
+        """Before an update.
+
+        Raises:
+            RuntimeError: the parameters are no longer parts of `data`, so that no step would reach them.
+        """
+        place = self.data.data_ptr()
+        for parameter in self._parameters:
+            if parameter.numel() and parameter.data_ptr() != place:
+                raise RuntimeError(
+                    "the networks of a Trainer were moved, cast or replaced; load weights into them instead "
+                    "(load_state_dict), and choose the device by TrainConfig.device"
+                )
+            place += parameter[0].numel() * parameter.element_size()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to `grad`."""

@@ -38,7 +38,12 @@ def thread_count(setting: int) -> int | None:
         return setting
     if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it for each of its processes
         return None
-    return int(max(1, min(physical_cores(), MOST_THREADS, _quota())))
+    return shared_threads(1)
+
+
+def shared_threads(processes: int) -> int:
+    """Threads of each of so many processes on this machine, at most `MOST_THREADS`."""
+    return int(max(1, min(min(physical_cores(), _quota()) // processes, MOST_THREADS)))
 
 
 def physical_cores() -> int:

@@ -111,7 +111,7 @@ class Trainer:
         check_compiler(config, self.device)
         self.updater = make_updater(self.policy, self.critic, config, env.num_envs, self.ranks)
         widths = buffer_widths(self.spec, self.policy, self.critic)
-        check_fits_memory(config, env.num_envs, widths, self.critic, self.device)
+        check_fits_memory(config, self.num_envs, widths, self.critic, self.device, self.ranks)
         self.buffer = allocate(num_steps, env.num_envs, config.chunk, widths, self.device)
         self.rollout = Rollout(env, self.spec, self.policy, self.critic, self.state_norm)
 
@@ -201,6 +201,7 @@ class Trainer:
             ValueError: an observation, a state, a reward or what became of them is not finite.
         """
         place = f"iteration {self.iteration + 1}:"
+        self.updater.check_parameters()
         add = self.ranks.add
         with self.ranks.together():
             check_inputs(self.policy.obs_norm, self.state_norm, self.spec, place)
@@ -298,7 +299,8 @@ class Trainer:
             self.notes.append(f"--device {device} -> {self.device.type}: random numbers start anew")
         for name in PROGRESS:
             setattr(self, name, state["progress"][name])
-        if self.num_envs != (copies := state["env"]["num_envs"]):
+        restores = state["env_state"] is not None and hasattr(self.env, "load_state_dict")
+        if restores and self.num_envs != (copies := state["env"]["num_envs"]):
             raise ValueError(f"--num-envs {self.num_envs} must be that of the checkpoint to resume; use {copies}")
         if note := load_copies(state["env_state"], state["rollout"], self.env, self.rollout, self.ranks):
             self.notes.append(note)

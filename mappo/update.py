@@ -115,6 +115,11 @@ class Updater:
         norm_metrics = {"policy/grad_norm": norms.mean(), "value/grad_norm": value_norms.mean()}
         return policy_metrics(sums) | value_metrics(value_sums) | norm_metrics
 
+    def check_parameters(self) -> None:
+        """As `StackedParameters.check`."""
+        self.actor_weights.check()
+        self.critic_weights.check()
+
     def apply_gradients(self) -> tuple[Tensor, Tensor]:
         """Clip the gradients and step; returns the norms before of each policy and of each critic."""
         norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
@@ -135,11 +140,11 @@ class Updater:
             ids, count = ids.new_zeros(1), 1
         weights = policy_weights(minibatch.alive, ids, count, living and living.agents)
         numbers = self._numbers
-        given = (numbers(sizes.clip), numbers(sizes.ent_coef), sizes.ent_coef > 0, self.settings.bf16)
+        given = {"clip": numbers(sizes.clip), "ent_coef": numbers(sizes.ent_coef), "bonus": sizes.ent_coef > 0}
         sums: list[Tensor] = []
         parts = split(minibatch, self.settings.grad_accumulation)
         for part, share in zip(parts, weights.chunk(self.settings.grad_accumulation, dim=1), strict=True):
-            loss, terms = self.policy_loss(actor, part, share, agent, *given)
+            loss, terms = self.policy_loss(actor, part, share, agent, bf16=self.settings.bf16, **given)
             self.actor_weights.backward(loss)
             sums.append(terms.clone())
         return torch.cat([torch.stack(sums).sum(0), weights.sum().view(1)])
@@ -179,6 +184,7 @@ def policy_loss(
     part: Batch,
     weights: Tensor,
     agent: int | None,
+    *,
     clip: float,
     ent_coef: float,
     bonus: bool,

@@ -20,8 +20,8 @@ from cvxpy.reductions.solvers.conic_solvers.clarabel_conif import dims_to_solver
 from envs.baselines.distflow import DayData, DistFlow
 from envs.baselines.tree import Array
 from envs.devices import Applied
-from envs.power.flow import LOW_VOLTAGE_PU
 from envs.power.network import BASE_MVA
+from envs.power.sweep import LOW_VOLTAGE_PU
 
 TOLERANCE = 1e-7  # Clarabel's default of 1e-8 ends without the accuracy it asks for on one day in ten
 UNKNOWN_RANGE = 100.0  # of a quantity that has no limit of its own, in multiples of everything installed

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from envs.baselines.copper_plate import solve_copper_plate
 from envs.baselines.tree import Tree
-from envs.power.flow import LOW_VOLTAGE_PU
 from envs.power.network import BASE_MVA
+from envs.power.sweep import LOW_VOLTAGE_PU
 from envs.scenario import Scenario
 from envs.situation import Outlook, Situation
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from envs.composition import build_network, feeder_banks
 from envs.grid import connections
-from envs.power.flow import LOW_VOLTAGE_PU
 from envs.power.network import BASE_MVA, Network
+from envs.power.sweep import LOW_VOLTAGE_PU
 from envs.scenario import Scenario
 
 Array = NDArray[np.float64]

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from envs.power.network import BASE_MVA, Network
+from envs.power.sweep import Sweep
 from envs.power.tap_paths import TapPaths
 from envs.power.tree_sums import tree_sums
 
-LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
 MAX_SWEEPS = 60
 COMPACT_BELOW = 0.7  # drop finished copies from the work arrays when fewer than this share still run
 DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -243,7 +243,7 @@ class FlowSolver:
         flow.converged.index_fill_(0, rows, False)
         self._sweep(flow, rows, work, tolerance_pu)
 
-    def _sweep(self, flow: FlowState, rows: Tensor, work: "Sweep", tolerance_pu: float) -> None:
+    def _sweep(self, flow: FlowState, rows: Tensor, work: Sweep, tolerance_pu: float) -> None:
         """Sweep `work`, the copies `rows` of `flow`; each is written there when it finishes.
 
         A copy stops at its own last sweep, so that its result does not depend on the others.
@@ -270,7 +270,7 @@ class FlowSolver:
         self._write(flow, rows, work, running.nonzero(as_tuple=True)[0], MAX_SWEEPS)
 
     @staticmethod
-    def _write(flow: FlowState, rows: Tensor, work: "Sweep", which: Tensor, sweeps: int) -> Tensor:
+    def _write(flow: FlowState, rows: Tensor, work: Sweep, which: Tensor, sweeps: int) -> Tensor:
         places = rows.index_select(0, which)
         flow.u.index_copy_(1, places, work.u.index_select(1, which))
         flow.sweeps.index_add_(0, places, torch.ones_like(places), alpha=sweeps)
@@ -286,84 +286,3 @@ class FlowSolver:
     def losses(self, state: FlowState, currents: Currents, load: Load) -> Tensor:
         """(C,) series and shunt losses in pu."""
         return (currents.i_squared_pu * self.z[0] + self.v_squared(state) * load.shunt[0]).sum(-1)
-
-
-def limit(tau2: Tensor) -> Tensor:
-    """(C, N) largest 1 / |U|^2 at which a load draws constant power: |V| is 0.8 pu there."""
-    return tau2 / LOW_VOLTAGE_PU**2
-
-
-class Pair(NamedTuple):
-    """A complex quantity (2, C, N) with its views."""
-
-    both: Tensor
-    real: Tensor  # (C, N)
-    imag: Tensor  # (C, N)
-
-    @classmethod
-    def of(cls, both: Tensor) -> "Pair":
-        """With its views."""
-        return cls(both, *both.unbind(0))
-
-    def squared(self, out: Tensor) -> Tensor:
-        """Write the squared magnitudes to `out`, (C, N), and return it."""
-        return torch.mul(self.real, self.real, out=out).addcmul_(self.imag, self.imag)
-
-
-class Sweep:
-    """The copies that still iterate, the constants of their solve, and the space they work in.
-
-    Memory and views are made once: with few copies, calls that make them would take longer than the arithmetic.
-    """
-
-    def __init__(self, solver: FlowSolver, load: Load, tau2: Tensor, u: Tensor) -> None:
-        """`u` (2, C, N) is where it starts; it is left as it is."""
-        z = solver.z / -tau2.index_select(1, solver.parent)
-        self._sums, self._slack = solver.sums, solver.slack
-        self._hold(load.power.expand_as(u), load.shunt * tau2, z, limit(tau2), u)
-
-    def _hold(self, power: Tensor, shunt: Tensor, z: Tensor, limit: Tensor, u: Tensor) -> None:
-        self._power, self._shunt, self._z, self._limit = power, shunt, Pair.of(z), limit
-        self._u = Pair.of(u)
-        self._next, self._after_next, self._work = (Pair.of(torch.empty_like(u)) for _ in range(3))
-        self._slack_rise = self._work.both[..., 0]
-        self._weight = torch.empty_like(limit)
-
-    @property
-    def u(self) -> Tensor:
-        """(2, C, N) voltages after the last sweep."""
-        return self._u.both
-
-    def advance(self) -> Tensor:
-        """One sweep; returns the largest squared change of each copy, (C,)."""
-        u, z, rise, after = self._u, self._z, self._work, self._next
-        current = self.currents()
-        torch.mul(z.real, current.both, out=rise.both)
-        rise.real.addcmul_(z.imag, current.imag, value=-1.0)
-        rise.imag.addcmul_(z.imag, current.real)
-        self._slack_rise.copy_(self._slack)  # the slack bus is the first of every path
-        self._sums.path(rise.both, out=after.both)
-        change = rise
-        torch.sub(after.both, u.both, out=change.both)
-        self._u, self._next, self._after_next = after, self._after_next, after
-        return change.squared(self._weight).amax(-1)
-
-    def currents(self) -> Pair:
-        """J above each bus; overwritten by the next call."""
-        u, weight, drawn, current = self._u, self._weight, self._next, self._work
-        u.squared(weight).reciprocal_()
-        torch.minimum(weight, self._limit, out=weight)
-        torch.addcmul(self._shunt, self._power, weight, out=drawn.both)  # P and Q at |U| = 1
-        torch.mul(drawn.real, u.both, out=current.both)
-        current.real.addcmul_(drawn.imag, u.imag)
-        current.imag.addcmul_(drawn.imag, u.real, value=-1.0)
-        self._sums.downstream(current.both, out=drawn.both)
-        return drawn
-
-    def select(self, keep: Tensor) -> "Sweep":
-        """The same solve for fewer copies."""
-        other = object.__new__(Sweep)
-        other._sums, other._slack = self._sums, self._slack
-        power, shunt, z, u = (part.index_select(1, keep) for part in (self._power, self._shunt, self._z.both, self.u))
-        other._hold(power, shunt, z, self._limit.index_select(0, keep), u)
-        return other

@@ -99,7 +99,7 @@ class TapSettler:
             if frozen is not None:
                 moves = moves & ~frozen.index_select(0, rows)
             new = torch.where(moves, self.moved(old, v_pu, target_pu.index_select(0, rows)), old)
-            (changed,) = (new - old).abs_().amax(-1).nonzero(as_tuple=True)
+            (changed,) = (new != old).any(-1).nonzero(as_tuple=True)
             if len(changed) == 0:
                 break
             rows, new = rows.index_select(0, changed), new.index_select(0, changed)

@@ -15,8 +15,6 @@ BLOCK_BUSES = 96
 """Largest subtree that larger networks take as one dense product."""
 LEAST_MEAN_BLOCK = 16
 """Smaller blocks on average cost more in calls than in arithmetic."""
-
-
 FOLDED_ROWS = 128
 """With up to so many rows the calls of many small products cost more than copying equal blocks together."""
 FOLDED_BLOCKS = 8

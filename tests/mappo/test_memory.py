@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mappo import memory, targets
+from mappo import TrainConfig, memory, targets
 from mappo.buffer import allocate
+from mappo.distributed import Ranks
 from mappo.memory import GIB, TrainingBytes, Widths, available_bytes, buffer_bytes, check_memory
+from mappo.parts import buffer_widths, check_fits_memory
 from tests.mappo.conftest import MakeTrainer, next_batch
 from tests.toy_envs import TargetEnv
 
@@ -72,3 +74,18 @@ def test_values_of_some_copies_at_a_time_are_those_of_all(
 
     for together, apart in zip(batch(6), batch(4), strict=True):
         torch.testing.assert_close(apart, together)
+
+
+def test_ranks_share_the_memory_and_settings_are_of_all(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(TargetEnv(16))
+    config = TrainConfig(num_steps=8, minibatch_size=32 * 8)  # one minibatch of both ranks' copies
+    widths = buffer_widths(trainer.spec, trainer.policy, trainer.critic)
+    ranks = Ranks(0, 2)
+    needed = buffer_bytes(8, 16, 1, widths)
+    monkeypatch.setattr("mappo.parts.available_bytes", lambda _: 2**40)
+    check_fits_memory(config, 32, widths, trainer.critic, torch.device("cpu"), ranks)
+    monkeypatch.setattr("mappo.parts.available_bytes", lambda _: 2 * needed)
+    with pytest.raises(ValueError, match=r"--num-envs 32 x --num-steps 8 takes .* on cpu in each of 2 ranks"):
+        check_fits_memory(config, 32, widths, trainer.critic, torch.device("cpu"), ranks)

@@ -235,3 +235,10 @@ def test_the_critic_input_can_be_forced(
     assert isinstance(first, nn.Parameter)
     assert first.shape[-1] == width
     assert next_batch(trainer).values.shape == (1, 80, values)
+
+
+def test_networks_that_were_moved_away_are_an_error(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.policy.double().float()
+    with pytest.raises(RuntimeError, match="networks of a Trainer were moved, cast or replaced"):
+        iterate(trainer)

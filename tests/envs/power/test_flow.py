@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from envs.composition import build_network, scenario_tables
-from envs.power import Network, flow, solve_power_flow, tree_sums
+from envs.power import Network, flow, solve_power_flow, sweep, tree_sums
 from envs.power.builder import Branch, NetworkBuilder
-from envs.power.flow import FlowSolver
+from envs.power.flow import MAX_SWEEPS, FlowSolver
 from envs.power.from_tables import network_from_tables
 from envs.power.tables import Tables, read_tables
 from envs.power.tree_sums import BlockSums, PrefixSums
@@ -76,7 +76,7 @@ def test_ieee_tables_agree_with_pandapower(name: str, load: tuple[float, float],
     points = table_points(net, 6, load=load, taps=taps)
     result = solve_power_flow(net, *points)
     assert result.converged.all()
-    assert result.v_pu.abs().min() > flow.LOW_VOLTAGE_PU
+    assert result.v_pu.abs().min() > sweep.LOW_VOLTAGE_PU
     assert largest_difference(Judge(tables, net), points, result) <= 1e-8
 
 
@@ -89,7 +89,7 @@ def test_default_network_agrees_with_pandapower_in_both_precisions(
     single = solve_power_flow(net, *(value.float() for value in points))
     assert double.converged.all()
     assert single.converged.all()
-    assert double.v_pu.abs().min() > flow.LOW_VOLTAGE_PU
+    assert double.v_pu.abs().min() > sweep.LOW_VOLTAGE_PU
     assert largest_difference(judge, points, double) <= 1e-8
     assert single.v_pu.dtype == torch.complex64
     assert (single.v_pu - double.v_pu).abs().max() <= 2e-5
@@ -162,7 +162,7 @@ def test_overload_is_flagged_without_nan_and_leaves_its_neighbours_alone(scenari
     for name, value in result._asdict().items():
         assert torch.isfinite(torch.view_as_real(value) if value.is_complex() else value).all(), name
         assert torch.equal(value[others], getattr(alone, name)[others]), name
-    assert result.iterations[3] == flow.MAX_SWEEPS
+    assert result.iterations[3] == MAX_SWEEPS
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,7 +7,7 @@ from torch import Tensor
 from envs.composition import build_network
 from envs.power import Network, flow, solve_power_flow
 from envs.power.flow import FlowSolver
-from envs.power.network import Regulator
+from envs.power.network import BASE_MVA, Regulator
 from envs.power.regulators import MAX_ROUNDS, TapSettler
 from envs.scenario import Scenario
 from tests.envs.operating_points import Points, scenario_points
@@ -159,3 +161,13 @@ def test_a_failed_copy_moves_no_tap_and_leaves_its_neighbours_alone(scenario: Sc
     assert torch.equal(settled.tap[2], points.tap[2])
     assert torch.equal(settled.tap[others], alone.tap[others])
     assert (solver.voltage(settled.flow) - solver.voltage(alone.flow))[others].abs().max() < 1e-12
+
+
+def test_a_network_without_regulators_is_solved_once(net: Network) -> None:
+    plain = dataclasses.replace(net, regulators=())
+    solver, settler = settler_of(plain)
+    p_mw, q_mvar = (part[None] for part in plain.nominal_injections())
+    settled = settler.settle(solver.load(-p_mw / BASE_MVA, -q_mvar / BASE_MVA), p_mw.new_zeros(1, 0), 1e-10)
+    assert settled.tap.shape == (1, 0)
+    assert settled.rounds.tolist() == [1]
+    assert settled.flow.converged.all()
