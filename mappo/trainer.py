@@ -85,7 +85,7 @@ class Trainer:
         self.history: list[Row] = []
         self.notes: list[str] = []
         self._stop_requested = self._run_is_open = self._endless = False
-        self._clock = 0.0
+        self._clock, self._evaluations = 0.0, 0
 
     def _build(self, env: VecEnv, config: TrainConfig) -> None:
         """Networks, buffer and update that fit the env."""
@@ -187,7 +187,7 @@ class Trainer:
             row["time/compile_s"] = self.updater.compile_s  # part of the first update
         row |= rates(steps, len(self.spec.agents), rollout_s, update_s)
         if is_last or self.iteration % self.config.eval_every == 0:
-            row |= self._evaluate()
+            row |= self._evaluate(is_last=is_last)
         self._record(row)
         if self.config.checkpoint_freq and self.iteration % self.config.checkpoint_freq == 0:
             self.save(f"iteration_{self.iteration:06d}")
@@ -238,8 +238,11 @@ class Trainer:
         if self.iteration == 0 and (row := self._evaluate()):
             self._record(row)
 
-    def _evaluate(self) -> Row:
-        """Evaluate the parameters as they are, keep the best, log pictures; nothing for an env that never ends."""
+    def _evaluate(self, *, is_last: bool = False) -> Row:
+        """Evaluate the parameters as they are, keep the best, log pictures; nothing for an env that never ends.
+
+        Pictures take longer than the evaluation, so there are some of the first, second, fourth, eighth ... and last.
+        """
         if self.eval_env is None or self._endless:
             return {}
         started = time.perf_counter()
@@ -252,7 +255,9 @@ class Trainer:
         if result.score > self.best_score:
             self.best_score, self.best_iteration = result.score, self.iteration
             self.save("best")
-        if self.ranks.is_first and (figures := getattr(self.eval_env, "figures", None)):
+        self._evaluations += 1
+        in_turn = is_last or self._evaluations.bit_count() == 1
+        if in_turn and self.ranks.is_first and (figures := getattr(self.eval_env, "figures", None)):
             drawn = {f"figures/{name}": figure for name, figure in figures().items()}
             for logger in self.loggers:
                 logger.log_figures(self.env_steps, drawn)

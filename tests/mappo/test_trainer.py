@@ -329,3 +329,14 @@ def test_one_way_to_size_minibatches_replaces_the_other_on_resume(make_trainer: 
     again = Trainer.resume(first.run.checkpoints / "latest.pt", TargetEnv(), iterations=3, minibatch_size=20)
     assert (again.config.minibatch_size, again.config.num_minibatches) == (20, None)
     assert TrainConfig(minibatch_size=20).making_way_for(["num_minibatches"]) == TrainConfig()
+
+
+def test_pictures_are_of_the_first_evaluations_ever_fewer_of_the_later_ones_and_the_last(
+    make_trainer: MakeTrainer,
+) -> None:
+    held_out = TargetEnv(4, seed=1, same_episodes=True)
+    drawn: list[int] = []
+    trainer = make_trainer(TargetEnv(4), held_out, iterations=9, eval_every=1)
+    held_out.figures = lambda: drawn.append(trainer.iteration) or {}  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train()
+    assert drawn == [0, 1, 3, 7, 9]  # evaluations 1, 2, 4, 8 and the tenth
