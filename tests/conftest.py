@@ -1,7 +1,12 @@
 """Settings of the whole suite."""
 
+import os
+
 import pytest
 import torch
+
+# Scripts that tests start have one thread as well: with two workers of xdist, more would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
