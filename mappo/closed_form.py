@@ -16,13 +16,13 @@ from torch import Tensor
 from mappo.buffer import Batch, minibatch_rows
 from mappo.config import StepSizes
 from mappo.distributed import Ranks
-from mappo.distributions import HALF_LOG_TAU, LOG_STD_MAX, LOG_STD_MIN, BoxHead
+from mappo.distributions import HALF_LOG_TAU, LOG_STD_MAX, LOG_STD_MIN, BoxHead, gaussian_entropy
 from mappo.layers import StackedLinear, StackedNet
 from mappo.losses import MAX_LOG_RATIO, clipped_policy_loss, value_loss
 from mappo.mlp import Affine, backward, forward
 from mappo.networks import Critic, critic_obs
 from mappo.policy import Policy
-from mappo.update import Metrics, Updater, UpdateSettings, mean_metrics, set_learning_rate
+from mappo.update import Metrics, Updater, UpdateSettings, set_learning_rate
 
 
 class Epoch(NamedTuple):
@@ -104,12 +104,7 @@ class ClosedFormUpdater(Updater):
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """As `Updater.update`."""
         set_learning_rate(self.optimizer, sizes.lr)
-        metrics: list[Metrics] = []
-        for _ in range(self.settings.num_epochs):
-            metrics.append(self._run(batch, sizes, generator))
-            if self._moved_too_far(metrics[-1:]):
-                break
-        return mean_metrics(metrics)
+        return self.repeat(lambda: [self._run(batch, sizes, generator)])
 
     def _run(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """One epoch; returns means over its minibatches."""
@@ -126,7 +121,7 @@ class ClosedFormUpdater(Updater):
             self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad])
             recorded.append((log_std, log_ratio, values, *self.apply_gradients()))
         log_std, log_ratio, values, norms, value_norms = zip(*recorded, strict=True)
-        entropy = ((torch.stack(log_std)[:, None] + (0.5 + HALF_LOG_TAU)) * self.policy.actor.valid).sum(-1)  # (M, A)
+        entropy = gaussian_entropy(torch.stack(log_std)[:, None], self.policy.actor.valid)  # (M, A)
         sums = _sums(epoch, torch.cat(log_ratio), torch.cat(values), sizes.clip, settings.huber_delta)
         means = self.ranks.sum_(torch.stack([*sums, (shares * entropy).sum()])) / len(parts)
         names = ("losses/policy", "policy/approx_kl", "policy/clip_fraction", "losses/value", "policy/entropy")

@@ -82,12 +82,16 @@ class Gaussian:
 
     def entropy(self) -> Tensor:
         """sum_k log std_k + (1 + log(2 pi)) / 2."""
-        entropy = ((self.log_std + (0.5 + HALF_LOG_TAU)) * self.valid).sum(-1)  # (A,)
-        return entropy.expand(self.mean.shape[:-1])
+        return gaussian_entropy(self.log_std, self.valid).expand(self.mean.shape[:-1])
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Clip to [-1, 1] where the space has bounds, as the env would."""
         return torch.where(self.bounded, actions.clamp(-1, 1), actions)
+
+
+def gaussian_entropy(log_std: Tensor, valid: Tensor) -> Tensor:
+    """Of the normals in the real columns: (..., A, k), within its bounds, and (A, k) -> (..., A)."""
+    return ((log_std + (0.5 + HALF_LOG_TAU)) * valid).sum(-1)
 
 
 class TanhGaussian(Gaussian):

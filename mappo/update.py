@@ -83,16 +83,24 @@ class Updater:
         self, batch: Batch, generator: torch.Generator, step: Callable[[Batch, Living | None], Metrics]
     ) -> Metrics:
         """`step` on every minibatch of every epoch, until the policy has moved too far; means of its metrics."""
-        metrics: list[Metrics] = []
         count, num_envs = self.settings.num_minibatches, self.settings.num_envs
-        for _ in range(self.settings.num_epochs):
+
+        def epoch() -> list[Metrics]:
             rows, parts = minibatch_rows(batch, count, generator, self.ranks.share, num_envs)
             living = self._living(batch, rows, parts)
             if self.settings.compile and self.compile_s is None:
                 self._compile(next(minibatches(batch, rows, parts)))
-            epoch = [step(part, those) for part, those in zip(minibatches(batch, rows, parts), living, strict=True)]
-            metrics += epoch
-            if self._moved_too_far(epoch):
+            return [step(part, those) for part, those in zip(minibatches(batch, rows, parts), living, strict=True)]
+
+        return self.repeat(epoch)
+
+    def repeat(self, epoch: Callable[[], list[Metrics]]) -> Metrics:
+        """Epochs, each of which tells metrics of equal weight, until the policy has moved too far; their means."""
+        metrics: list[Metrics] = []
+        for _ in range(self.settings.num_epochs):
+            told = epoch()
+            metrics += told
+            if self._moved_too_far(told):
                 break
         return mean_metrics(metrics)
 

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
 
 
-def limit(tau2: Tensor) -> Tensor:
-    """(C, N) largest 1 / |U|^2 at which a load draws constant power: |V| is 0.8 pu there."""
-    return tau2 / LOW_VOLTAGE_PU**2
-
-
 class Pair(NamedTuple):
     """A complex quantity (2, C, N) with its views."""
 
@@ -47,14 +42,15 @@ class Sweep:
         """`u` (2, C, N) is where it starts; it is left as it is."""
         z = solver.z / -tau2.index_select(1, solver.parent)
         self._sums, self._slack = solver.sums, solver.slack
-        self._hold(load.power.expand_as(u), load.shunt * tau2, z, limit(tau2), u)
+        limit = tau2 / LOW_VOLTAGE_PU**2  # (C, N) largest 1 / |U|^2 at which a load draws constant power
+        self._hold(load.power.expand_as(u), load.shunt * tau2, z, limit, u)
 
-    def _hold(self, power: Tensor, shunt: Tensor, z: Tensor, most: Tensor, u: Tensor) -> None:
-        self._power, self._shunt, self._z, self._limit = power, shunt, Pair.of(z), most
+    def _hold(self, power: Tensor, shunt: Tensor, z: Tensor, limit: Tensor, u: Tensor) -> None:
+        self._power, self._shunt, self._z, self._limit = power, shunt, Pair.of(z), limit
         self._u = Pair.of(u)
         self._next, self._after_next, self._work = (Pair.of(torch.empty_like(u)) for _ in range(3))
         self._slack_rise = self._work.both[..., 0]
-        self._weight = torch.empty_like(most)
+        self._weight = torch.empty_like(limit)
 
     @property
     def u(self) -> Tensor:
