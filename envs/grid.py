@@ -54,6 +54,19 @@ class Control(NamedTuple):
     target_pu: Tensor  # (B, R) voltages that the regulators hold
 
 
+class Extremes(NamedTuple):
+    """What is nearest to its limits in each copy."""
+
+    v_min_pu: Tensor  # (B,) of live buses; neutral where none lives
+    v_max_pu: Tensor  # (B,)
+    loading: Tensor  # (B,) I / I_max; 0 where the flow failed
+
+    @property
+    def overloaded(self) -> Tensor:
+        """(B,) bool: a branch above its rating by more than the margin; never where the flow failed."""
+        return self.loading > 1 + CURRENT_MARGIN
+
+
 class Grid:
     """Network, solver and tap settler of a scenario on one device."""
 
@@ -63,6 +76,7 @@ class Grid:
         self._safety = scenario.safety
         self._solver = FlowSolver(net, device, dtype)
         self._settler = TapSettler(net, self._solver)
+        self._loading_per_i2 = self._solver.rating_pu.square().reciprocal_()
         self.outages = Outages(net, device, dtype)
         self._regulated = torch.tensor([r.bus for r in net.regulators], dtype=torch.int64, device=device)
         self._neutral_v_pu = min(max(1.0, scenario.safety.v_min_pu), scenario.safety.v_max_pu)
@@ -127,29 +141,22 @@ class Grid:
             drawn = Load(drawn.power, drawn.shunt - torch.stack([torch.zeros_like(b_pu), b_pu]))
             target_pu = control.target_pu
         settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, target_pu, frozen)
-        converged = settled.flow.converged
-        flow, new_tap = settled.flow, settled.tap
-        if not converged.all():
-            start = self._solver.flat_start(len(p)) if u_init is None else u_init
-            old = FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps)
-            flow = _where(converged, flow, old)
-            new_tap = torch.where(converged[:, None], new_tap, tap)
-        return self._measure(drawn, new_tap, flow, cut)
+        flow, new_tap, converged = settled.flow, settled.tap, settled.flow.converged
+        if converged.all():
+            return self._measure(drawn, new_tap, flow, cut)
+        start = self._solver.flat_start(len(p)) if u_init is None else u_init
+        flow = _where(converged, flow, FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps))
+        new_tap = torch.where(converged[:, None], new_tap, tap)
+        return self._billed_as_drawn(self._measure(drawn, new_tap, flow, cut), drawn)
 
     def _measure(self, load: Load, tap: Tensor, flow: FlowState, cut: Interruption | None) -> GridState:
-        converged = flow.converged[:, None]
         currents = self._solver.currents(flow, load)
         pcc_p, pcc_q = currents.power(self._pcc)
         head_p, _ = currents.power(slice(0, 1))
-        sums_p, sums_q = self._areas.sum(load.power)
-        pcc_p = torch.where(converged, pcc_p, sums_p[:, 1:])
-        head_p = torch.where(converged, head_p, load.power[0].sum(-1, keepdim=True))
-        v_pu, loading_squared = self._solver.v_squared(flow).sqrt(), currents.i_squared_pu
-        loading_squared = loading_squared / self._solver.rating_pu.square()
+        v_pu, loading_squared = self._solver.v_squared(flow).sqrt_(), currents.i_squared_pu.mul_(self._loading_per_i2)
         if cut is not None:
             v_pu = torch.where(cut.unfed, cut.v_pu, v_pu)
             loading_squared = torch.where(cut.unfed, cut.loading_squared, loading_squared)
-        loading_squared = torch.where(converged, loading_squared, 0.0)
         return GridState(
             tap=tap,
             flow=flow,
@@ -157,10 +164,23 @@ class Grid:
             v_pu=v_pu,
             loading_squared=loading_squared,
             party_p_mw=torch.cat([head_p - pcc_p.sum(-1, keepdim=True), pcc_p], -1) * BASE_MVA,
-            pcc_q_mvar=torch.where(converged, pcc_q, sums_q[:, 1:]) * BASE_MVA,
+            pcc_q_mvar=pcc_q * BASE_MVA,
             head_p_mw=head_p[:, 0] * BASE_MVA,
             branch_p_mw=currents.power(self._measured)[0] * BASE_MVA,
-            dead=converged[:, :0] if cut is None else cut.dead,
+            dead=v_pu[:, :0].bool() if cut is None else cut.dead,
+        )
+
+    def _billed_as_drawn(self, state: GridState, load: Load) -> GridState:
+        """Copies whose flow failed pay for the plain sum of what is drawn, and no branch of theirs is loaded."""
+        converged = state.converged[:, None]
+        pcc_p_mw, pcc_q_mvar = BASE_MVA * self._areas.sum(load.power)[..., 1:]
+        head_p_mw = BASE_MVA * load.power[0].sum(-1)
+        party_p_mw = torch.cat([(head_p_mw - pcc_p_mw.sum(-1))[:, None], pcc_p_mw], -1)
+        return state._replace(
+            loading_squared=torch.where(converged, state.loading_squared, 0.0),
+            party_p_mw=torch.where(converged, state.party_p_mw, party_p_mw),
+            pcc_q_mvar=torch.where(converged, state.pcc_q_mvar, pcc_q_mvar),
+            head_p_mw=torch.where(state.converged, state.head_p_mw, head_p_mw),
         )
 
     def safety_penalty(self, state: GridState, dt_h: float) -> Tensor:
@@ -177,16 +197,22 @@ class Grid:
         penalty = dt_h * self._areas.sum(voltage + current)
         return torch.where(state.converged[:, None], penalty, 0.0)
 
-    def violating(self, state: GridState) -> Tensor:
-        """(B,) bool: a voltage or loading beyond its limit by more than the margin, or a failed flow."""
-        limits = self._safety
-        v = self.live_v_pu(state)[:, 1:]
-        outside = (v < limits.v_min_pu - VOLTAGE_MARGIN_PU) | (v > limits.v_max_pu + VOLTAGE_MARGIN_PU)
-        return outside.any(-1) | self.overloaded(state) | ~state.converged
+    def extremes(self, state: GridState) -> Extremes:
+        """Over all buses below the slack bus, which has no limits, and over all branches."""
+        v_pu = state.v_pu[:, 1:]
+        if not state.dead.shape[1]:
+            low, high = v_pu.amin(-1), v_pu.amax(-1)
+        else:
+            dead = state.dead[:, 1:]
+            low = self._or_neutral(torch.where(dead, torch.inf, v_pu).amin(-1))
+            high = self._or_neutral(torch.where(dead, -torch.inf, v_pu).amax(-1))
+        return Extremes(low, high, state.loading_squared.amax(-1).sqrt())
 
-    def overloaded(self, state: GridState) -> Tensor:
-        """(B,) bool: a branch above its rating by more than the margin; never where the flow failed."""
-        return (state.loading_squared > (1 + CURRENT_MARGIN) ** 2).any(-1)
+    def violating(self, state: GridState, extremes: Extremes | None = None) -> Tensor:
+        """(B,) bool: a voltage or loading beyond its limit by more than the margin, or a failed flow."""
+        limits, most = self._safety, extremes or self.extremes(state)
+        low, high = limits.v_min_pu - VOLTAGE_MARGIN_PU, limits.v_max_pu + VOLTAGE_MARGIN_PU
+        return (most.v_min_pu < low) | (most.v_max_pu > high) | most.overloaded | ~state.converged
 
     def voltage_range(self, state: GridState) -> tuple[Tensor, Tensor]:
         """Lowest and highest voltage of each area's live buses, (B, 1 + A) each; neutral where none lives."""
@@ -194,15 +220,6 @@ class Grid:
             return self._areas.least(state.v_pu), self._areas.most(state.v_pu)
         low = self._areas.least(torch.where(state.dead, torch.inf, state.v_pu))
         high = self._areas.most(torch.where(state.dead, -torch.inf, state.v_pu))
-        return self._or_neutral(low), self._or_neutral(high)
-
-    def lowest_and_highest(self, state: GridState) -> tuple[Tensor, Tensor]:
-        """The same over all buses below the slack bus, (B,) each."""
-        v_pu = state.v_pu[:, 1:]
-        if not state.dead.shape[1]:
-            return v_pu.amin(-1), v_pu.amax(-1)
-        dead = state.dead[:, 1:]
-        low, high = torch.where(dead, torch.inf, v_pu).amin(-1), torch.where(dead, -torch.inf, v_pu).amax(-1)
         return self._or_neutral(low), self._or_neutral(high)
 
     def _or_neutral(self, v_pu: Tensor) -> Tensor:

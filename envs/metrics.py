@@ -54,7 +54,7 @@ def step_metrics(
         requested: powers asked for.
         applied: powers after clipping.
     """
-    v_min_pu, v_max_pu = grid.lowest_and_highest(after)  # the slack bus has no limits
+    most = grid.extremes(after)
     return {
         "cost_usd": ledger.cost(),
         "penalty_usd": ledger.penalty(),
@@ -63,12 +63,12 @@ def step_metrics(
         "demand_usd": ledger.demand_usd.sum(-1),
         "terminal_usd": ledger.terminal_usd.sum(-1),
         "feeder_usd": (ledger.energy_usd + ledger.demand_usd)[:, 0],  # its own bill, a part of cost_usd
-        "violating": grid.violating(after).to(v_min_pu),
-        "overloaded": grid.overloaded(after).to(v_min_pu),
-        "not_converged": (~after.converged).to(v_min_pu),
-        "v_min_pu": v_min_pu,
-        "v_max_pu": v_max_pu,
-        "loading_max": after.loading_squared.amax(-1).sqrt(),
+        "violating": grid.violating(after, most).to(after.v_pu),
+        "overloaded": most.overloaded.to(after.v_pu),
+        "not_converged": (~after.converged).to(after.v_pu),
+        "v_min_pu": most.v_min_pu,
+        "v_max_pu": most.v_max_pu,
+        "loading_max": most.loading,
         "head_peak_mw": after.head_p_mw,
         "tap_changes": (after.tap - before.tap).abs().sum(-1),
         "battery_clipped_mw": (requested.battery_p_mw - applied.battery_p_mw).abs().sum(-1),

@@ -98,6 +98,7 @@ class MicrogridEnv:
         self.coordinated: dict[str, Tensor] = {}  # (B, A) each: trades, prices, deviations of the last step
         self._trace = DayTrace(scenario, self._grid) if settings.evaluation else None
         self.reference = DayReference.of(scenario, profiles.num_days)
+        self._tables: DayTables | None = None  # of the day that is played
         self._started = False
 
     @property
@@ -330,8 +331,7 @@ class MicrogridEnv:
     def _load_day(self) -> None:
         self._exogenous = day = self._drawer.today()
         self._today = DeviceDay.of(day, self.device, self._dtype)
-        self._tables: DayTables | None = None  # yesterday's make room first
-        self._tables = self._observer.day_tables(day, self.group_size)
+        self._tables = self._observer.day_tables(day, self.group_size, self._tables)
         self._faults.start_day(day.events)
         if self._trace is not None:
             self._trace.start_day(self.dates, self._account)

@@ -131,30 +131,42 @@ class Observer:
             *protocols,
         )
 
-    def day_tables(self, day: ExogenousDay, group_size: int) -> DayTables:
-        """All exogenous columns of a day, on the env's device; made for some copies at a time, in float64."""
+    def day_tables(self, day: ExogenousDay, group_size: int, room: DayTables | None = None) -> DayTables:
+        """All exogenous columns of a day, on the env's device; made for some copies at a time, in float64.
+
+        `room` holds the tables of a day that is over, which are overwritten.
+        """
         day = day.of(slice(None, None, group_size))
         copies, entries = len(day.price), self._steps * len(self.state_names)
         some = max(1, TABLE_ENTRIES // entries)
-        parts = [self._tables(day.of(slice(first, first + some))) for first in range(0, copies, some)]
-        own, state = (columns[0] if len(parts) == 1 else torch.cat(columns, 1) for columns in zip(*parts, strict=True))
-        return DayTables(own, state, group_size)
+        for first in range(0, copies, some):
+            own, state = self._columns(day.of(slice(first, first + some)))
+            if room is None:
+                room = DayTables(self._table(copies, own, 3), self._table(copies, state, 2), group_size)
+            _write(own, 3, room.own[:, first : first + some])
+            _write(state, 2, room.state[:, first : first + some])
+        assert room is not None, "there is at least one copy"
+        return room
 
-    def _tables(self, day: ExogenousDay) -> tuple[Tensor, Tensor]:
+    def _columns(self, day: ExogenousDay) -> tuple[list[Tensor], list[Tensor]]:
+        """What stands side by side in the tables, own (B, H, A, ...) and state (B, H, ...)."""
         shared = self._shared_columns(day)  # (B, H, 22)
-        local, net_mw = self._local_columns(day)  # (B, H, A, 7), (B, 2H, A)
-        agents = local.shape[2]
+        local, net_mw = self._local_columns(day)  # (B, H, A, 7), (B, A, H)
         feeder_load = 2 * day.load[:, 0] - 1  # (B, H)
-        own = torch.cat([shared[:, :, None].expand(-1, -1, agents, -1), local], -1)
-        state = [shared, feeder_load[..., None], local.flatten(2)]
+        own = [shared[:, :, None].expand(-1, -1, local.shape[2], -1), local]
+        state = [shared, feeder_load[..., None], local]
         if self._privileged:
-            today = net_mw[:, self._steps :] / self._scale_mw[1:]
-            price = _scaled_price(day.price)[..., None]
-            state.append(self._future(torch.cat([price, feeder_load[..., None], today], -1)))
+            ahead = [_scaled_price(day.price)[:, None], feeder_load[:, None], net_mw / self._scale_mw[1:, None]]
+            state.append(self._future(torch.cat(ahead, 1)))
         if self._events is not None and day.events is not None:
-            own = torch.cat([own, self._events.own_columns(day.events)], -1)
+            own.append(self._events.own_columns(day.events))
             state.append(self._events.state_columns(day.events))
-        return self._with_last_row(own), self._with_last_row(torch.cat(state, -1))
+        return own, state
+
+    def _table(self, copies: int, parts: list[Tensor], leading: int) -> Tensor:
+        """Room for `parts`, whose dims from `leading` on are columns."""
+        width = sum(part.shape[leading:].numel() for part in parts)
+        return self._like.new_empty(self._steps + 1, copies, *parts[0].shape[2:leading], width)
 
     def observe(
         self, tables: DayTables, step: int, account: Account, state: GridState, protocols: Tensor
@@ -220,7 +232,7 @@ class Observer:
         return torch.cat([calendar, week, _scaled_price(price[:, ahead]), rest], -1)
 
     def _local_columns(self, day: ExogenousDay) -> tuple[Tensor, Tensor]:
-        """(B, H, A, 7) load, PV and wind now and the net-load forecast; net load of both days (B, 2H, A) in MW.
+        """(B, H, A, 7) load, PV and wind now and the net-load forecast; net load (B, A, H) in MW.
 
         Forecast at +k h: yesterday's load at that hour + 0.8^k times the load's present deviation from
         yesterday, minus yesterday's PV and wind.
@@ -238,23 +250,23 @@ class Observer:
         ]
         pv, wind = (day.renewables_mw / self._rated_mw.cpu()).chunk(2, 1)
         columns = [2 * day.load[:, 1:] - 1, pv, wind, *(f / scale_mw[:, None] for f in forecast)]
-        return torch.stack(columns, -1).transpose(1, 2), net_mw.transpose(1, 2)
+        return torch.stack(columns, -1).transpose(1, 2), net_mw[..., steps:]
 
     def _future(self, series: Tensor) -> Tensor:
-        """(B, H, C) -> (B, H, 23 C): each series at +1 .. +23 h, 0 beyond midnight."""
-        now = torch.arange(self._steps)[:, None]
-        later = now + self._per_hour * torch.arange(1, 24)
-        inside = (later < self._steps)[..., None]
-        return (series[:, later.clamp(max=self._steps - 1)] * inside).transpose(2, 3).flatten(2)
+        """(B, C, H) -> (B, H, C, 23): each series at +1 .. +23 h, 0 beyond midnight; a view of little memory."""
+        per_hour = self._per_hour
+        padded = torch.nn.functional.pad(series, (0, 23 * per_hour))
+        windows = padded[..., per_hour:].unfold(-1, 22 * per_hour + 1, 1)  # (B, C, H, 22 hours and 1 step)
+        return windows[..., ::per_hour].transpose(1, 2)
 
-    def _with_last_row(self, table: Tensor) -> Tensor:
-        """(B, H, ...) -> (H + 1, B, ...): what one step reads lies together."""
-        copies, steps, *rest = table.shape
-        rows = self._like.new_empty(steps + 1, copies, *rest)
-        rows[:steps] = table.transpose(0, 1)
-        rows[steps] = table[:, 0]
-        rows[steps, ..., 0] = 0.0  # the first column is the share of the day left
-        return rows
+
+def _write(parts: list[Tensor], leading: int, table: Tensor) -> None:
+    """Parts (B, H, ...) side by side into a table (H + 1, B, ...): what one step reads lies together."""
+    columns = table[:-1].split([part.shape[leading:].numel() for part in parts], -1)
+    for part, place in zip(parts, columns, strict=True):
+        place.unflatten(-1, part.shape[leading:]).copy_(part.transpose(0, 1))
+    table[-1] = table[0]
+    table[-1, ..., 0] = 0.0  # the first column is the share of the day left
 
 
 def _scaled_price(usd_per_mwh: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from envs.power.network import BASE_MVA, Network
-from envs.power.sweep import Sweep
+from envs.power.sweep import Drawn, Pair, Sweep
 from envs.power.tap_paths import TapPaths
 from envs.power.tree_sums import tree_sums
 
-MAX_SWEEPS = 60
+LEAST_SWEEPS, MAX_SWEEPS = 2, 60  # hardly any copy is done after one, so that none is asked then
 COMPACT_BELOW = 0.7  # drop finished copies from the work arrays when fewer than this share still run
 DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
 
@@ -250,7 +250,10 @@ class FlowSolver:
         """
         running, left = torch.ones_like(rows, dtype=torch.bool), len(rows)
         for sweep in range(1, MAX_SWEEPS + 1):
-            done = work.advance() < tolerance_pu**2
+            work.advance()
+            if sweep < LEAST_SWEEPS:
+                continue
+            done = work.change() < tolerance_pu**2
             (finished,) = (done & running).nonzero(as_tuple=True)
             if len(finished) == 0:
                 continue
@@ -278,8 +281,11 @@ class FlowSolver:
 
     def currents(self, state: FlowState, load: Load) -> Currents:
         """Branch currents of a solution of `solve` for this load."""
-        j = Sweep(self, load, state.tau2, state.u).currents()
-        i_squared = j.squared(torch.empty_like(j.real)).div_(state.tau2.index_select(1, self.parent))
+        at_buses, j = (Pair.of(torch.empty_like(state.u)) for _ in range(2))
+        i_squared = torch.empty_like(state.tau2)
+        Drawn.of(load, state.tau2).currents(Pair.of(state.u), at_buses, work=j, weight=i_squared)
+        self.sums.downstream(at_buses.both, out=j.both)
+        j.squared(i_squared).div_(state.tau2.index_select(1, self.parent))
         i_squared[:, 0] = 0.0  # no branch above the slack bus
         return Currents(state.u, j.both, i_squared, self.parent)
 
