@@ -26,6 +26,11 @@ def metric_specs(env: VecEnv, metrics: Mapping[str, Tensor]) -> tuple[MetricSpec
     return (*known, *rest)
 
 
+def surely_none(flags: Tensor) -> bool:
+    """Whether no flag is set, where that is known at once: on a GPU the question would wait for all work before it."""
+    return flags.device.type == "cpu" and not flags.any()
+
+
 class Totals(NamedTuple):
     """Reduced over the episode so far, one row for each copy."""
 
@@ -64,6 +69,10 @@ class EpisodeTotals:
         torch.minimum(lows, new_lows, out=lows)
         lasts.copy_(new_lasts)
 
+    def blank_sum(self) -> Tensor:
+        """(2 + A + X,) zeros: number of episodes, their lengths, returns and metrics."""
+        return torch.zeros(2 + self._returns.shape[-1] + len(self.specs), device=self._returns.device)
+
     def read(self) -> Totals:
         """Totals of the episodes as they stand."""
         values = self._metrics.clone()
@@ -95,16 +104,17 @@ class CompletedEpisodes:
     def __init__(self, totals: EpisodeTotals) -> None:
         """`totals` are the running episodes."""
         self.totals = totals
-        self._sum = torch.zeros(0)
+        self._sum = totals.blank_sum()
 
     def add(self, step: Step, ended: Tensor) -> None:
         """Take in one step; `ended` (B,) says which copies it finished."""
         self.totals.add(step)
+        if surely_none(ended):
+            return
         returns, length, metrics = self.totals.read()
         rows = torch.stack([torch.ones_like(length), length, *returns.unbind(-1), *metrics.values()])
         # where, not a product: a metric of a copy that goes on may still be infinite
-        total = torch.where(ended, rows, 0.0).sum(-1)
-        self._sum = self._sum + total if len(self._sum) else total
+        self._sum += torch.where(ended, rows, 0.0).sum(-1)
         self.totals.reset(ended)
 
     def drain(self, agents: Sequence[str], reward_mode: str, add: Add = alone) -> dict[str, float]:
@@ -113,7 +123,7 @@ class CompletedEpisodes:
         `add` sums over the ranks that play the other copies.
         """
         count, length, *rest = add(self._sum).tolist()
-        self._sum = torch.zeros(0)
+        self._sum = self.totals.blank_sum()
         if not count:
             return {"train/episodes": 0.0}
         means = [value / count for value in rest]

@@ -22,12 +22,34 @@ class Moments(NamedTuple):
     m2: Tensor
 
 
-def batch_moments(x: Tensor, weight: Tensor) -> Moments:
-    """Moments over the first dim of x (N, ...), counting each entry `weight` times (same shape, 0 or 1)."""
-    x, weight = x.double(), weight.double()  # the square of a large float32 is none
-    count = weight.sum(0)
-    mean = (x * weight).sum(0) / count.clamp(min=1)
-    return Moments(count, mean, ((x - mean).square() * weight).sum(0))
+class Sums(NamedTuple):
+    """Sums over many batches of deviations from an origin: a few calls a batch, exact while it is near the mean."""
+
+    origin: Tensor
+    n: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def around(cls, x: Tensor, weight: Tensor | None) -> "Sums":
+        """Of nothing yet, around the mean of a first batch; arguments as `add`."""
+        weight = torch.ones_like(x) if weight is None else weight.to(x)
+        origin = (x * weight).sum(0) / weight.sum(0).clamp(min=1)
+        return cls(origin, *(torch.zeros_like(origin) for _ in range(3)))
+
+    def add(self, x: Tensor, weight: Tensor | None) -> None:
+        """Take in x (N, ...) float64, counting each entry `weight` times (same shape, 0 or 1; None: once)."""
+        deviation = x - self.origin
+        self.n.add_(len(x) if weight is None else weight.sum(0))
+        if weight is not None:
+            deviation.mul_(weight)
+        self.total.add_(deviation.sum(0))
+        self.squares.add_(deviation.square_().sum(0))
+
+    def moments(self) -> Moments:
+        """Of everything that was added."""
+        mean = self.total / self.n.clamp(min=1)
+        return Moments(self.n, self.origin + mean, (self.squares - self.total * mean).clamp(min=0))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -76,7 +98,7 @@ class RunningMeanStd(nn.Module):
         for name in ("count", "mean", "m2"):
             self.register_buffer(name, zeros.clone())
         self.register_buffer("row_ids", row_ids.clone(), persistent=False)
-        self._gathered: list[Moments] = []
+        self._gathered: Sums | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., A, O) -> (..., A, O)."""
@@ -90,26 +112,30 @@ class RunningMeanStd(nn.Module):
         variance = self.m2 / self.count.clamp(min=1)
         return torch.where(self.count > 0, (variance + STD_EPS).sqrt(), 1.0)
 
-    def gather(self, x: Tensor, weight: Tensor) -> None:
-        """Remember the moments of x (B, A, O), counting only entries where weight (B, A, O) is True."""
+    def gather(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Remember the moments of x (B, A, O), counting only entries where weight (B, A, O) is True; None: all."""
         if self.enabled:
-            moments = batch_moments(x, weight)
-            self._gathered = [merge_moments(self._gathered[0], moments)] if self._gathered else [moments]
+            x = x.double()  # the square of a large float32 is none
+            if self._gathered is None:
+                self._gathered = Sums.around(x, weight)
+            self._gathered.add(x, weight)
 
     def non_finite(self) -> tuple[int, int] | None:
         """Row and column of an input that was gathered and not finite; None without any."""
-        broken = [entry for moments in self._gathered for entry in (~moments.m2.isfinite()).nonzero().tolist()]
+        if self._gathered is None:
+            return None
+        broken = (~self._gathered.squares.isfinite()).nonzero().tolist()
         return (broken[0][0], broken[0][1]) if broken else None
 
     def commit(self, add: Add = alone) -> None:
         """Merge what was gathered into the statistics; `add` sums over the ranks that gathered from other copies."""
-        for moments in self._gathered:
-            pooled = pool_moments(moments, self.row_ids, self.num_rows)
-            if add is not alone:
-                pooled = add_moments(pooled, add)
-            merged = merge_moments(Moments(self.count, self.mean, self.m2), pooled)
-            self.count, self.mean, self.m2 = merged
-        self._gathered = []
+        if self._gathered is None:
+            return
+        pooled = pool_moments(self._gathered.moments(), self.row_ids, self.num_rows)
+        if add is not alone:
+            pooled = add_moments(pooled, add)
+        self.count, self.mean, self.m2 = merge_moments(Moments(self.count, self.mean, self.m2), pooled)
+        self._gathered = None
 
 
 class ValueNorm(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 from mappo.advantages import episodes_ended
 from mappo.buffer import RolloutBuffer
 from mappo.distributed import WHOLE, Share
-from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs
+from mappo.episodes import CompletedEpisodes, EpisodeTotals, metric_specs, surely_none
 from mappo.networks import Critic
 from mappo.normalization import RunningMeanStd
 from mappo.policy import Policy
@@ -159,7 +159,7 @@ class Rollout:
         buffer.action_mask[t] = action_mask
         buffer.starts[t] = self.memory.starts
         self.policy.obs_norm.gather(obs, alive.unsqueeze(-1) & self.policy.obs_valid)
-        self.state_norm.gather(state.unsqueeze(-2), torch.ones_like(state, dtype=torch.bool).unsqueeze(-2))
+        self.state_norm.gather(state.unsqueeze(-2))
 
     def _normalise_state(self, state: Tensor) -> Tensor:
         return self.state_norm(state.unsqueeze(-2)).squeeze(-2)
@@ -167,7 +167,10 @@ class Rollout:
     def _store(self, buffer: RolloutBuffer, t: int, step: Step, actions: Tensor, log_prob: Tensor) -> None:
         buffer.actions[t] = actions
         buffer.log_prob[t] = log_prob
-        for name in ("rewards", "terminated", "truncated", "final_obs", "final_state"):
+        names = ["rewards", "terminated", "truncated"]
+        if not surely_none(step.truncated):  # else nobody reads them
+            names += ["final_obs", "final_state"]
+        for name in names:
             getattr(buffer, name)[t] = getattr(step, name)
         buffer.ended[t] = ended_episodes(self.env, step, buffer.alive[t])
         self.episodes(step).add(step, buffer.ended[t])
