@@ -22,7 +22,7 @@ from mappo.losses import MAX_LOG_RATIO, clipped_policy_loss, value_loss
 from mappo.mlp import Affine, backward, forward
 from mappo.networks import Critic, critic_obs
 from mappo.policy import Policy
-from mappo.update import Metrics, Updater, UpdateSettings, set_learning_rate
+from mappo.update import Metrics, Updater, UpdateSettings
 
 
 class Epoch(NamedTuple):
@@ -103,7 +103,7 @@ class ClosedFormUpdater(Updater):
     @torch.no_grad()
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """As `Updater.update`."""
-        set_learning_rate(self.optimizer, sizes.lr)
+        self.optimizer.lr = sizes.lr
         return self.repeat(lambda: [self._run(batch, sizes, generator)])
 
     def _run(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mappo.adam import Adam
 from mappo.buffer import Batch
 from mappo.config import StepSizes
 from mappo.distributed import Ranks
 from mappo.losses import MAX_LOG_RATIO
 from mappo.networks import Critic
 from mappo.policy import Policy
-from mappo.stacked_parameters import adam
 from mappo.update import (
     Living,
     Metrics,
@@ -23,7 +23,6 @@ from mappo.update import (
     UpdateSettings,
     mean_metrics,
     policy_metrics,
-    set_learning_rate,
     value_metrics,
 )
 
@@ -41,19 +40,19 @@ class HappoUpdater(Updater):
         super().__init__(policy, critic, settings, ranks)
         agents = range(policy.actor.body.num_policies)
         # each on its agent's row: the others' weights and moments stay as they are
-        self.agent_optimizers = [adam(self.actor_weights.rows(slice(agent, agent + 1))) for agent in agents]
-        self.optimizer = adam(self.critic_weights.rows())  # of the critics alone
+        self.agent_optimizers = [Adam(self.actor_weights.rows(slice(agent, agent + 1))) for agent in agents]
+        self.optimizer = Adam(self.critic_weights.rows())  # of the critics alone
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs of every agent, then of the critic; means over minibatches and agents."""
-        set_learning_rate(self.optimizer, sizes.lr)
+        self.optimizer.lr = sizes.lr
         agents = torch.randperm(batch.alive.shape[-1], generator=generator, device=batch.alive.device).tolist()
         factor = torch.ones_like(batch.advantages[..., :1])
         metrics = []
         for agent in agents:
             own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
-            set_learning_rate(self.agent_optimizers[agent], sizes.lr)
+            self.agent_optimizers[agent].lr = sizes.lr
             metrics.append(self.epochs(own, generator, self._step_of(agent, sizes)))
             factor = factor * self._ratio(own, agent)
         critic = self.epochs(batch, generator, lambda part, living: self.critic_step(part, sizes, living))
@@ -80,7 +79,7 @@ class HappoUpdater(Updater):
     def _step_of(self, agent: int, sizes: StepSizes) -> Callable[[Batch, Living | None], Metrics]:
         return lambda minibatch, living: self.agent_step(minibatch, sizes, agent, living)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, Adam]:
         """One for each agent, and the critic's."""
         actors = {f"agent_optimizer_{agent}": own for agent, own in enumerate(self.agent_optimizers)}
         return {**actors, "critic_optimizer": self.optimizer}

@@ -5,9 +5,17 @@ one policy's network.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Rows(NamedTuple):
+    """Some rows of `StackedParameters`."""
+
+    data: Tensor  # (P, W)
+    grad: Tensor  # (P, W)
 
 
 class StackedParameters:
@@ -53,17 +61,9 @@ class StackedParameters:
         self.grad.mul_((max_norm / (norms + 1e-6)).clamp_(max=1.0).unsqueeze(1))
         return norms
 
-    def rows(self, policies: slice = slice(None)) -> nn.Parameter:
+    def rows(self, policies: slice = slice(None)) -> Rows:
         """The weights of some policies, and their gradients, for an optimiser."""
-        rows = nn.Parameter(self.data[policies])
-        rows.grad = self.grad[policies]
-        return rows
-
-
-def adam(*rows: nn.Parameter) -> torch.optim.Adam:
-    """Adam over rows of `StackedParameters`; its moments are elementwise, so each policy has its own."""
-    # eps=1e-5, not torch's 1e-8: the PPO2 value (Huang et al. 2022, "37 details", no. 3).
-    return torch.optim.Adam(rows, eps=1e-5, fused=True)
+        return Rows(self.data[policies], self.grad[policies])
 
 
 def _rows(stacked: Iterable[Tensor]) -> Tensor:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mappo.adam import Adam
 from mappo.buffer import Batch, minibatch_rows, minibatches, split
 from mappo.config import StepSizes
 from mappo.distributed import Ranks
 from mappo.losses import clipped_policy_loss, entropy_bonus, policy_weights, value_loss
 from mappo.networks import Actor, Critic
 from mappo.policy import Policy
-from mappo.stacked_parameters import StackedParameters, adam
+from mappo.stacked_parameters import StackedParameters
 
 Metrics = dict[str, Tensor]
 TARGET_KL_SLACK = 1.5
@@ -58,7 +59,7 @@ class Updater:
         self.ranks = ranks or Ranks()
         self.actor_weights = StackedParameters(policy.actor.parameters())
         self.critic_weights = StackedParameters(critic.parameters())
-        self.optimizer = adam(self.actor_weights.rows(), self.critic_weights.rows())
+        self.optimizer = Adam(self.actor_weights.rows(), self.critic_weights.rows())
         self.policy_loss: Callable[..., tuple[Tensor, Tensor]] = policy_loss
         self.critic_loss: Callable[..., Tensor] = critic_loss
         self.compile_s: float | None = None
@@ -72,10 +73,10 @@ class Updater:
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
-        set_learning_rate(self.optimizer, sizes.lr)
+        self.optimizer.lr = sizes.lr
         return self.epochs(batch, generator, lambda minibatch, living: self.step(minibatch, sizes, living))
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, Adam]:
         """What a checkpoint must hold, by name."""
         return {"optimizer": self.optimizer}
 
@@ -219,12 +220,6 @@ def critic_loss(
     with torch.autocast(part.obs.device.type, torch.bfloat16, enabled=bf16):
         values, _ = critic(part.obs, part.state, part.critic_memory[0], part.starts)
     return value_loss(values, part.values, part.returns, weights, huber_delta=huber_delta, clip=clip)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def policy_metrics(sums: Tensor) -> Metrics:

@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What the buses of C copies draw, in referred quantities: constant power, and constant impedance at low voltage."""
+    """What the buses of C copies draw, referred as `U`: constant power, and constant impedance at low voltage."""
 
     power: Tensor  # (2, C, N)
     shunt: Tensor  # (2, C, N) P and Q of shunts at |U| = 1

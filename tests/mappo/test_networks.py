@@ -9,11 +9,11 @@ from gymnasium import spaces
 from torch import nn
 
 from mappo import TrainConfig
+from mappo.adam import Adam
 from mappo.layers import StackedNet
 from mappo.networks import Actor, build_actor, build_critic, critic_obs, critic_view, input_width
 from mappo.spaces import EnvSpec
-from mappo.stacked_parameters import StackedParameters, adam
-from mappo.update import set_learning_rate
+from mappo.stacked_parameters import StackedParameters
 from tests.toy_envs import TargetEnv
 from tests.toy_tasks import RandomEnv
 
@@ -107,8 +107,7 @@ def test_stacked_policies_stay_separate_policies_through_adam(recurrent: Any) ->
 
     def train(actor: Actor, weights: torch.Tensor) -> None:
         stacked = StackedParameters(actor.parameters())
-        optimizer = adam(stacked.rows())
-        set_learning_rate(optimizer, 1e-3)
+        optimizer = Adam(stacked.rows(), lr=1e-3)
         for _ in range(3):
             stacked.grad.zero_()
             log_prob, entropy = act(actor, spec, width)

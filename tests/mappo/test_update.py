@@ -178,7 +178,7 @@ def test_schedules_reach_the_update(make_trainer: MakeTrainer, monkeypatch: pyte
     assert [round(sizes.clip, 9) for sizes in given] == [0.2, 0.15, 0.1, 0.05]
     assert [round(sizes.ent_coef, 9) for sizes in given] == [0.01, 0.0075, 0.005, 0.0025]
     assert [row["policy/clip"] for row in history] == [sizes.clip for sizes in given]
-    assert {group["lr"] for group in trainer.updater.optimizer.param_groups} == {1e-3}
+    assert trainer.updater.optimizer.lr == 1e-3
 
 
 def test_the_step_sizes_are_those_of_the_losses(make_trainer: MakeTrainer) -> None:
