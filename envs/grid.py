@@ -127,9 +127,9 @@ class Grid:
         """
         p, q = self.drawn(load, applied, plant_q_mvar)
         if last is None:
-            tap, u_init = p.new_zeros(len(p), len(self.net.regulators)), None
+            tap, before = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
-            tap, u_init = last.tap, last.flow.u
+            tap, before = last.tap, last.flow
         if cut is None:
             drawn, frozen = self._solver.load(p, q), None
         else:
@@ -140,12 +140,15 @@ class Grid:
             b_pu = control.b_pu if cut is None else torch.where(cut.unfed, 0.0, control.b_pu)
             drawn = Load(drawn.power, drawn.shunt - torch.stack([torch.zeros_like(b_pu), b_pu]))
             target_pu = control.target_pu
-        settled = self._settler.settle(drawn, tap, tolerance_pu, u_init, target_pu, frozen)
+        settled = self._settler.settle(drawn, tap, tolerance_pu, before, target_pu, frozen)
         flow, new_tap, converged = settled.flow, settled.tap, settled.flow.converged
         if converged.all():
             return self._measure(drawn, new_tap, flow, cut)
-        start = self._solver.flat_start(len(p)) if u_init is None else u_init
-        flow = _where(converged, flow, FlowState(start, self._solver.tau_squared(tap), converged, flow.sweeps))
+        if before is None:
+            u, tau2 = self._solver.flat_start(len(p)), self._solver.tau_squared(tap)
+        else:
+            u, tau2 = before.u, before.tau2
+        flow = _where(converged, flow, FlowState(u, tau2, converged, flow.sweeps))
         new_tap = torch.where(converged[:, None], new_tap, tap)
         return self._billed_as_drawn(self._measure(drawn, new_tap, flow, cut), drawn)
 

@@ -241,7 +241,7 @@ class Trainer:
     def _evaluate(self, *, is_last: bool = False) -> Row:
         """Evaluate the parameters as they are, keep the best, log pictures; nothing for an env that never ends.
 
-        Pictures take longer than the evaluation, so there are some of the first, second, fourth, eighth ... and last.
+        Pictures take longer than the evaluation, so there are some of the first, fourth, sixteenth ... and last.
         """
         if self.eval_env is None or self._endless:
             return {}
@@ -256,7 +256,8 @@ class Trainer:
             self.best_score, self.best_iteration = result.score, self.iteration
             self.save("best")
         self._evaluations += 1
-        in_turn = is_last or self._evaluations.bit_count() == 1
+        power = self._evaluations.bit_length() - 1
+        in_turn = is_last or (self._evaluations == 2**power and power % 2 == 0)
         if in_turn and self.ranks.is_first and (figures := getattr(self.eval_env, "figures", None)):
             drawn = {f"figures/{name}": figure for name, figure in figures().items()}
             for logger in self.loggers:

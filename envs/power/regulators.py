@@ -71,7 +71,7 @@ class TapSettler:
         load: Load,
         tap: Tensor,
         tolerance_pu: float,
-        u_init: Tensor | None = None,
+        start: FlowState | None = None,
         target_pu: Tensor | None = None,
         frozen: Tensor | None = None,
     ) -> Settled:
@@ -83,13 +83,14 @@ class TapSettler:
             load: of C copies.
             tap: (C, R) start, such as the previous hour's taps.
             tolerance_pu: of the power flow.
-            u_init: (2, C, N) start of the power flow; default no load.
+            start: a solution at these taps, where the power flow starts; default no load.
             target_pu: (C, R) to hold in each copy; default the network's.
             frozen: (C, R) bool: regulators that keep their taps, such as those without voltage; default none.
         """
         solver = self._solver
         target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
-        flow = solver.solve(load, solver.tau_squared(tap), tolerance_pu, u_init)
+        tau2 = solver.tau_squared(tap) if start is None else start.tau2.clone()  # later rounds change it in place
+        flow = solver.solve(load, tau2, tolerance_pu, None if start is None else start.u)
         rounds = torch.ones_like(flow.sweeps)
         rows, taps = torch.arange(len(tap), device=tap.device), tap
         for _ in range(MAX_ROUNDS - 1):
