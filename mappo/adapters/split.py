@@ -86,12 +86,14 @@ class SplitVecEnv:
         self.state_dim = example.state_dim
         self.metric_specs: Sequence[MetricSpec] = getattr(example, "metric_specs", ())
         self.ended: Tensor | None = None  # (B,) where the env tells
-        for name in _SAME:
-            if hasattr(example, name):
-                setattr(self, name, getattr(example, name))
         # as of one env with all copies, whose first is 0 unless it says so
         own = {name: value for name, value in getattr(example, "spec", {}).items() if name != "first_copy" or value}
         self.spec = own | ({"num_envs": self.num_envs} if "num_envs" in own else {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SAME:
+            return getattr(self.example, name)
+        raise AttributeError(f"a SplitVecEnv has no attribute {name!r}; `example` may, and each worker's env")
 
     def reset(self) -> tuple[Tensor, Tensor]:
         """Start a new episode in every copy; returns obs (B, A, O) and state (B, S)."""

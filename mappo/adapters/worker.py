@@ -86,13 +86,15 @@ class BatchEnv(gymnasium.Env[Any, Array]):
         The name `made` only makes the batch.
         """
 
-        def call() -> Any:
+        def call() -> bytes:
             batch = self._made()
-            index = self._plan.rows.start // len(self._plan.copies)
-            return None if method == "made" else getattr(batch, method)(*pickle.loads(arguments)[index])
+            if method == "made":
+                return b""
+            mine = pickle.loads(arguments)[self._plan.rows.start // len(self._plan.copies)]
+            return pickle.dumps(getattr(batch, method)(*mine))
 
         answer, info = self._told(call)
-        return pickle.dumps(answer), info
+        return answer or b"", info
 
     def close(self) -> None:
         """Close the batch."""
@@ -196,17 +198,16 @@ class Workers:
 
     def ask(self, method: str, *arguments: Sequence[Any]) -> list[Any]:
         """Call a method of every batch; each argument has an entry for each worker. Returns what each returned."""
-        answers: list[Any] = []
+        answers: list[bytes] = []
         by_worker = list(zip(*arguments, strict=True)) if arguments else [()] * len(self._plans)
 
         def call() -> Mapping[str, Any]:
             self._processes.ask(method, pickle.dumps(by_worker))
-            told, infos = self._processes.answers()
-            answers.extend(map(pickle.loads, told))
+            answers[:], infos = self._processes.answers()
             return infos
 
         self._call(call)
-        return answers
+        return [pickle.loads(answer) for answer in answers]
 
     def close(self) -> None:
         """End the processes; envs are closed first, unless a step is under way."""

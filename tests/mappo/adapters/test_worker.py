@@ -1,13 +1,10 @@
 import gc
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,11 @@ import pytest
 import torch
 
 from mappo.adapters import PettingZooVecEnv
+from tests.mappo.adapters.conftest import Children
 from tests.mappo.adapters.test_pettingzoo import play
 from tests.toy_parallel import BrokenEnv, MaskedEnv, MortalParallelEnv, NestedEnv, ToyParallelEnv, fail, vanish
 
-Children = Callable[[], list[BaseProcess]]
-
-
-@pytest.fixture(autouse=True)
-def new_children() -> Iterator[Children]:
-    """The processes a test has started: other tests' pools (the bounds' solvers) live on in this one."""
-    before = set(multiprocessing.active_children())
-
-    def new() -> list[BaseProcess]:
-        return [child for child in multiprocessing.active_children() if child not in before]
-
-    yield new
-    gc.collect()
-    assert not new(), f"left behind: {new()}"
+pytestmark = pytest.mark.usefixtures("new_children")
 
 
 class ManyEnv(NestedEnv):
@@ -186,6 +171,7 @@ SCRIPT = """
 import sys
 import torch
 from mappo.adapters import PettingZooVecEnv
+from tests.mappo.adapters.conftest import Children
 from tests.toy_parallel import ToyParallelEnv
 
 class Mine(ToyParallelEnv):
