@@ -67,7 +67,7 @@ class BatchArrays:
     def to_step(self, metrics: Sequence[str] = ()) -> Step:
         """Copies, which the next step leaves alone; `metrics` are the X names."""
         values = {name: tensor(getattr(self, name)) for name in Step._fields if name != "metrics"}
-        rows = torch.from_numpy(self.metrics).T.clone(memory_format=torch.contiguous_format)  # (X, k)
+        rows = torch.from_numpy(self.metrics.T.copy())  # (X, k)
         return Step(**values, metrics=dict(zip(metrics, rows, strict=True)))
 
 
@@ -89,8 +89,8 @@ class Batch(Protocol):
 
 
 def tensor(array: Array) -> Tensor:
-    """A copy: the next step overwrites the array."""
-    return torch.from_numpy(array).clone()
+    """A copy: the next step overwrites the array. By numpy, as torch's threads would wait for a busy core."""
+    return torch.from_numpy(array.copy())
 
 
 def check_workers(num_envs: int, num_workers: int, group_size: int = 1) -> None:

@@ -63,30 +63,6 @@ def test_a_run_goes_on_with_any_number_of_workers(tmp_path: Path) -> None:
         torch.testing.assert_close(other.critic.state_dict(), one.critic.state_dict(), **CLOSE)
 
 
-def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", script],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert (result.stdout, result.stderr) == ("(4, 3)\n", "")
-
-
-SCRIPT = """
-import envs
-from mappo.adapters import SplitVecEnv
-
-env = SplitVecEnv(lambda copies: envs.make(num_envs=len(copies), first_copy=copies.start), 4, 2)
-env.reset()
-print(tuple(env.step(env.idle_action().expand(4, -1, -1)).rewards.shape))
-"""
-
-
 def test_a_server_starts_early_where_workers_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setattr(sys, "argv", ["train.py", "--help"])

@@ -19,5 +19,6 @@ def new_children() -> Iterator[Children]:
         return [child for child in multiprocessing.active_children() if child not in before]
 
     yield new
-    gc.collect()
+    if new():
+        gc.collect()
     assert not new(), f"left behind: {new()}"

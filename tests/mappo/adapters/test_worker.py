@@ -164,22 +164,29 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
         timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
-    assert (result.stdout, result.stderr) == ("[[2.0, 2.0], [2.0, 2.0]]\n", "")
+    assert (result.stdout, result.stderr) == ("[[2.0, 2.0], [2.0, 2.0]]\n[2.0, 2.0]\n", "")
 
 
 SCRIPT = """
 import sys
 import torch
-from mappo.adapters import PettingZooVecEnv
-from tests.mappo.adapters.conftest import Children
+from mappo.adapters import PettingZooVecEnv, SplitVecEnv
+from tests.toy_envs import TargetEnv
 from tests.toy_parallel import ToyParallelEnv
 
 class Mine(ToyParallelEnv):
     def reward(self, agent, actions):
         return 2.0
 
+class Batched(TargetEnv):
+    def step(self, actions):
+        return super().step(actions)._replace(rewards=torch.full((self.num_envs, 1), 2.0))
+
 env = PettingZooVecEnv(lambda: Mine(), 2, num_workers=2)
 env.reset()
 print(env.step(torch.ones(2, 2, 1)).rewards.tolist())
+split = SplitVecEnv(lambda copies: Batched(len(copies), (1,)), 2, 2)
+split.reset()
+print(split.step(torch.zeros(2, 1, 1)).rewards.flatten().tolist())
 assert "vmas" not in sys.modules and "mappo.adapters.vmas" not in sys.modules
 """
