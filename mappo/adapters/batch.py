@@ -66,7 +66,10 @@ class BatchArrays:
 
     def to_step(self, metrics: Sequence[str] = ()) -> Step:
         """Copies, which the next step leaves alone; `metrics` are the X names."""
-        values = {name: tensor(getattr(self, name)) for name in Step._fields if name != "metrics"}
+        finals = {"final_obs": "obs", "final_state": "state"}
+        values = {name: tensor(getattr(self, name)) for name in Step._fields if name not in {*finals, "metrics"}}
+        ended = bool((self.terminated | self.truncated).any())  # else both are the same, and one copy will do
+        values |= {name: tensor(getattr(self, name)) if ended else values[same] for name, same in finals.items()}
         rows = torch.from_numpy(self.metrics.T.copy())  # (X, k)
         return Step(**values, metrics=dict(zip(metrics, rows, strict=True)))
 
