@@ -6,56 +6,19 @@ Dims: k copies, A agents, O own-observation width, S state width, U action colum
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from mappo.adapters.batch import Array, BatchArrays
 from mappo.adapters.parallel_layout import ParallelLayout, without_guards
 from mappo.adapters.unflatten import MASK_KEY
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _FIVE_DICTS = (dict,) * 5
 
 
 class OutsideSpaceWarning(UserWarning):
     """An observation lies so slightly outside its space that it is let pass; given once for each vectorised env."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchArrays:
-    """One step of k copies; the fields of `mappo.vec_env.Step`, and which copies began a new episode."""
-
-    obs: Array  # (k, A, O) float32
-    state: Array  # (k, S) float32
-    final_obs: Array  # (k, A, O) float32
-    final_state: Array  # (k, S) float32
-    rewards: Array  # (k, A) float32
-    terminated: Array  # (k, A) bool
-    truncated: Array  # (k, A) bool
-    alive: Array  # (k, A) bool
-    action_mask: Array  # (k, A, K) bool
-    ended: Array  # (k,) bool
-
-    @classmethod
-    def zeros(cls, layout: ParallelLayout, copies: int) -> Self:
-        """Of the right shapes."""
-        agents = len(layout.agents)
-        shapes = {
-            "obs": (agents, layout.obs_dim),
-            "final_obs": (agents, layout.obs_dim),
-            "state": (layout.state_dim,),
-            "final_state": (layout.state_dim,),
-            "action_mask": (agents, layout.mask_columns),
-            "ended": (),
-        }
-        floats = ("obs", "final_obs", "state", "final_state", "rewards")
-        arrays = {
-            name: np.zeros((copies, *shapes.get(name, (agents,))), np.float32 if name in floats else np.bool_)
-            for name in (field.name for field in fields(cls))
-        }
-        return cls(**arrays)
 
 
 def episode_seed(seed: int, copy: int, episode: int) -> int:
@@ -84,7 +47,7 @@ class ParallelBatch:
             ValueError: the factory gives envs that differ.
         """
         self.layout = layout
-        self.arrays = BatchArrays.zeros(layout, len(copies))
+        self.arrays = BatchArrays.zeros(len(copies), layout.sizes)
         self._copies, self._seed = copies, seed
         self._episodes = [0] * len(copies)
         self._living: list[set[Any]] = [set() for _ in copies]

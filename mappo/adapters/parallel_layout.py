@@ -16,6 +16,7 @@ from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.utils import aec_to_parallel, wrappers
 from pettingzoo.utils.conversions import aec_to_parallel_wrapper
 
+from mappo.adapters.batch import Sizes
 from mappo.adapters.flatten import Encoder, ObservationFlattener, is_image
 from mappo.adapters.unflatten import MASK_KEY, ActionDecoder, flatten_mask
 from mappo.spaces import ActionSpec, action_heads
@@ -103,6 +104,11 @@ class ParallelLayout:
         for i, flattener in enumerate(self.flatteners):
             self.low[i, : flattener.width], self.high[i, : flattener.width] = flattener.low, flattener.high
             self.own_columns[i, : flattener.width] = True
+
+    @property
+    def sizes(self) -> Sizes:
+        """A, O, S, U and K."""
+        return Sizes(len(self.agents), self.obs_dim, self.state_dim, self.columns, self.mask_columns)
 
     @property
     def obs_names(self) -> list[str]:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mappo.adapters.batch import BatchArrays, check_workers, tensor
 from mappo.adapters.flatten import Encoder
-from mappo.adapters.parallel_batch import BatchArrays, ParallelBatch, episode_seed
+from mappo.adapters.parallel_batch import ParallelBatch, episode_seed
 from mappo.adapters.parallel_factory import ParallelFactory, own_envs, parallel_factory
 from mappo.adapters.parallel_layout import ParallelLayout
 from mappo.adapters.worker import Workers
@@ -65,7 +66,9 @@ class PettingZooVecEnv:
         Raises:
             ValueError: an env that is not parallel, spaces that cannot be used, or sizes that do not divide.
         """
-        _check_sizes(num_envs, num_workers, seed)
+        check_workers(num_envs, num_workers)
+        if seed < 0:
+            raise ValueError(f"--seed must be at least 0; got {seed}")
         if not callable(factory):
             raise ValueError(f"factory must be a function that makes an env, such as lambda: MyEnv(); got {factory!r}")
         self.num_envs, self.num_workers = num_envs, num_workers
@@ -81,10 +84,12 @@ class PettingZooVecEnv:
         self._episode, self._length = self._first.copy(), self._first.copy()  # (B,) running episode, steps so far
         self._arrays: BatchArrays | None = None
         self.ended = torch.zeros(num_envs, dtype=torch.bool)  # in the last step
+
+        def make(share: range) -> ParallelBatch:
+            return ParallelBatch(factory, layout, copies=share, seed=seed)
+
         self._batch: ParallelBatch | Workers | None = (
-            Workers(factory, layout, copies=copies, num_workers=num_workers, seed=seed)
-            if num_workers
-            else ParallelBatch(factory, layout, copies=copies, seed=seed)
+            Workers(make, layout.sizes, copies=copies, num_workers=num_workers) if num_workers else make(copies)
         )
         layout.close()
 
@@ -103,7 +108,7 @@ class PettingZooVecEnv:
         """Begin the first episode in every copy; returns obs (B, A, O) and state (B, S)."""
         self._episode, self._length = self._first.copy(), np.zeros_like(self._length)
         self._arrays = self._open().reset(self._episode.tolist())
-        return _tensor(self._arrays.obs), _tensor(self._arrays.state)
+        return tensor(self._arrays.obs), tensor(self._arrays.state)
 
     def step(self, actions: Tensor) -> Step:
         """Advance every copy with actions (B, A, U); see `VecEnv` for the columns.
@@ -120,30 +125,19 @@ class PettingZooVecEnv:
         now = self._arrays = batch.step(actions.detach().cpu().float().numpy())
         self._episode += now.ended
         self._length += 1
-        self.ended = _tensor(now.ended)
+        self.ended = tensor(now.ended)
         self._length[now.ended] = 0
-        return Step(
-            obs=_tensor(now.obs),
-            state=_tensor(now.state),
-            final_obs=_tensor(now.final_obs),
-            final_state=_tensor(now.final_state),
-            rewards=_tensor(now.rewards),
-            terminated=_tensor(now.terminated),
-            truncated=_tensor(now.truncated),
-            alive=_tensor(now.alive),
-            action_mask=_tensor(now.action_mask),
-            metrics={},
-        )
+        return now.to_step()
 
     def initial_masks(self) -> tuple[Tensor, Tensor]:
         """`alive` (B, A) and `action_mask` (B, A, K) that go with the observations last returned."""
         if self._arrays is None:
             raise ValueError("call reset() before initial_masks()")
-        return _tensor(self._arrays.alive), _tensor(self._arrays.action_mask)
+        return tensor(self._arrays.alive), tensor(self._arrays.action_mask)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Number of the running episode and steps made in it, each (B,); the envs themselves cannot be saved."""
-        return {"episode": _tensor(self._episode), "length": _tensor(self._length)}
+        return {"episode": tensor(self._episode), "length": tensor(self._length)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Begin the episodes that were running; True if none had made a step, so that nothing is lost.
@@ -169,27 +163,3 @@ class PettingZooVecEnv:
         if self._batch is None:
             raise ValueError("the env is closed")
         return self._batch
-
-
-def _check_sizes(num_envs: int, num_workers: int, seed: int) -> None:
-    if num_envs < 1:
-        raise ValueError(f"--num-envs must be at least 1; got {num_envs}")
-    if num_workers < 0:
-        raise ValueError(f"--num-workers must be at least 0; got {num_workers}")
-    if num_workers and num_envs % num_workers:
-        fewer = next(n for n in range(num_workers, 0, -1) if num_envs % n == 0)
-        more = next((n for n in range(num_workers, num_envs + 1) if num_envs % n == 0), fewer)
-        workers = f"{fewer} or {more}" if more > fewer else f"{fewer}"
-        below = num_envs - num_envs % num_workers
-        copies = " or ".join(str(n) for n in (below, below + num_workers) if n)
-        raise ValueError(
-            f"--num-workers {num_workers} must divide --num-envs {num_envs}; "
-            f"give --num-workers {workers}, or --num-envs {copies}"
-        )
-    if seed < 0:
-        raise ValueError(f"--seed must be at least 0; got {seed}")
-
-
-def _tensor(array: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
-    """A copy: the next step overwrites the array."""
-    return torch.from_numpy(array).clone()

@@ -1,22 +1,18 @@
-"""Worker processes: gymnasium's AsyncVectorEnv, each of whose envs is a whole `ParallelBatch`.
+"""Worker processes: gymnasium's AsyncVectorEnv, each of whose envs is a whole `Batch` of copies.
 
 Data flow: actions -> `Workers` -> pipe -> `BatchEnv` in each process -> shared memory -> arrays of all copies.
 An error in a worker travels in the info dict, so that the others stay in step until all are closed.
 Dims: W workers, k copies in each, B = W k.
 """
 
-import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cloudpickle
 import gymnasium
@@ -25,31 +21,28 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from mappo.adapters.parallel_batch import BatchArrays, OutsideSpaceWarning, ParallelBatch
-from mappo.adapters.parallel_layout import ParallelLayout
+from mappo.adapters.batch import Array, Batch, BatchArrays, Sizes
+from mappo.adapters.parallel_batch import OutsideSpaceWarning
+from mappo.adapters.server import ONE_THREAD, environment, no_main_module, start_server
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# Read by OpenMP, OpenBLAS and MKL when they are loaded: one thread each, the workers are the parallelism.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+Answer = TypeVar("Answer")
 
 
 class _Plan(NamedTuple):
-    """All that a worker needs to make its batch; picklable where the factory and the encoder are."""
+    """All that a worker needs to make its batch; picklable where `make` is."""
 
-    factory: Callable[[], Any]
-    layout: ParallelLayout
+    make: Callable[[range], Batch]
+    sizes: Sizes
     copies: range
     """Numbers of this worker's copies among all, here and elsewhere."""
-    first: int
-    """Number of the first copy here."""
-    seed: int
+    rows: slice
+    """Where they stand among the copies here."""
     environment: Mapping[str, str]
     """Environment variables: the server that workers are forked from keeps those of its own start."""
 
 
 class _Pickled(NamedTuple):
-    """A plan by value, so that it is made outside `_no_main_module`."""
+    """A plan by value, so that it is made outside `no_main_module`."""
 
     plan: bytes
 
@@ -59,7 +52,7 @@ class _Pickled(NamedTuple):
 
 
 class BatchEnv(gymnasium.Env[Any, Array]):
-    """A `ParallelBatch` as one gymnasium env that never ends; it makes its envs at the first reset.
+    """A `Batch` as one gymnasium env that never ends; it is made when it is first asked something.
 
     Actions are (k, A, U). The observation holds the fields of `BatchArrays`, bools as int8, without empty ones.
     """
@@ -67,61 +60,81 @@ class BatchEnv(gymnasium.Env[Any, Array]):
     def __init__(self, plan: _Plan) -> None:
         """Cheap: AsyncVectorEnv makes one in the parent process too, only to read the spaces."""
         self._plan = plan
-        self._batch: ParallelBatch | None = None
+        self._batch: Batch | None = None
         self._warned: set[str] = set()
-        layout, copies = plan.layout, len(plan.copies)
-        self._arrays = BatchArrays.zeros(layout, copies)
-        self.action_space = spaces.Box(-np.inf, np.inf, (copies, len(layout.agents), layout.columns), np.float32)
+        sizes, copies = plan.sizes, len(plan.copies)
+        self._arrays = BatchArrays.zeros(copies, sizes)
+        self.action_space = spaces.Box(-np.inf, np.inf, (copies, sizes.agents, sizes.actions), np.float32)
         self.observation_space = spaces.Dict([(name, _box(array)) for name, array in _filled(self._arrays).items()])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Begin the episodes `options["episodes"]` (B,), of which the plan's copies are ours."""
-        del seed  # the episodes have seeds of their own
-        start, stop = (copy - self._plan.first for copy in (self._plan.copies.start, self._plan.copies.stop))
-        episodes = (options or {})["episodes"][start:stop]
-        return self._told(lambda: self._made().reset(episodes))
+        """Begin episodes; `options["rows"]` are the batch's arguments, with an entry for each copy of all workers."""
+        del seed  # the batch has seeds of its own
+        given = [row[self._plan.rows] for row in (options or {})["rows"]]
+        return self._written(lambda: self._made().reset(*given))
 
     def step(self, action: Array) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
         """Advance every copy."""
-        obs, info = self._told(lambda: self._made().step(action))
+        obs, info = self._written(lambda: self._made().step(action))
         return obs, 0.0, False, False, info
 
+    def answer(self, method: str, arguments: bytes) -> tuple[bytes, dict[str, Any]]:
+        """What a method of the batch returns, pickled: tensors by value; `arguments` holds those of each worker.
+
+        The name `made` only makes the batch.
+        """
+
+        def call() -> bytes:
+            batch = self._made()
+            if method == "made":
+                return b""
+            mine = pickle.loads(arguments)[self._plan.rows.start // len(self._plan.copies)]
+            return pickle.dumps(getattr(batch, method)(*mine))
+
+        answer, info = self._told(call)
+        return answer or b"", info
+
     def close(self) -> None:
-        """Close the envs."""
+        """Close the batch."""
         if self._batch is not None:
             self._batch.close()
 
-    def _made(self) -> ParallelBatch:
+    def _made(self) -> Batch:
         if self._batch is None:
             # Ctrl-C reaches the whole process group; the parent decides when the workers end.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            plan = self._plan
-            os.environ.update(plan.environment)
-            torch.set_num_threads(1)  # where the server was started by someone else, without _ONE_THREAD
-            self._batch = ParallelBatch(plan.factory, plan.layout, copies=plan.copies, seed=plan.seed)
+            os.environ.update(self._plan.environment)
+            torch.set_num_threads(1)  # where the server was started by someone else, without ONE_THREAD
+            self._batch = self._plan.make(self._plan.copies)
         return self._batch
 
-    def _told(self, call: Callable[[], BatchArrays]) -> tuple[dict[str, Array], dict[str, Any]]:
+    def _written(self, call: Callable[[], BatchArrays]) -> tuple[dict[str, Array], dict[str, Any]]:
+        """The arrays that `call` returns, those of before if it fails, and as `_told`."""
+        arrays, info = self._told(call)
+        self._arrays = self._arrays if arrays is None else arrays
+        return {name: _plain(array) for name, array in _filled(self._arrays).items()}, info
+
+    def _told(self, call: Callable[[], Answer]) -> tuple[Answer | None, dict[str, Any]]:
         """What `call` returns, and an info dict that holds its error and its new warnings, if any."""
-        info: dict[str, Any] = {}
+        answer, info = None, dict[str, Any]()
         with warnings.catch_warnings(record=True) as caught:
             try:
-                self._arrays = call()
+                answer = call()
             except (Exception, SystemExit) as error:  # noqa: BLE001, raised again in the parent process
-                info = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+                info |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
                 info["invalid"] = isinstance(error, ValueError)
         if caught:
             told = [_told_warning(warning) for warning in caught]
             if new := [(key, text) for key, text in told if key not in self._warned]:
                 info["warnings"] = new
                 self._warned.update(key for key, _ in new)
-        return {name: _plain(array) for name, array in _filled(self._arrays).items()}, info
+        return answer, info
 
 
 class Workers:
-    """W processes that step B copies between them, equally many each. Same calls as `ParallelBatch`.
+    """W processes that step B copies between them, equally many each: a `Batch` of all of them.
 
     What they warn of becomes a warning here, each text once.
 
@@ -130,19 +143,23 @@ class Workers:
     with `close`, with this object, and with the parent process, whatever ends it.
     """
 
-    def __init__(
-        self, factory: Callable[[], Any], layout: ParallelLayout, *, copies: range, num_workers: int, seed: int
-    ) -> None:
+    def __init__(self, make: Callable[[range], Batch], sizes: Sizes, *, copies: range, num_workers: int) -> None:
         """Start the processes.
 
+        Args:
+            make: makes the batch of some copies, in a worker.
+            sizes: of every batch's arrays.
+            copies: numbers of all copies; divisible by `num_workers`.
+            num_workers: W.
+
         Raises:
-            ValueError: the factory or the encoder cannot be sent to another process.
+            ValueError: `make` cannot be sent to another process.
             RuntimeError: a process ended while it started.
         """
-        size, first = len(copies) // num_workers, copies.start
-        environment = {**os.environ, **_ONE_THREAD}
-        shares = [copies[start : start + size] for start in range(0, len(copies), size)]
-        self._plans = [_Plan(factory, layout, share, first, seed, environment) for share in shares]
+        size = len(copies) // num_workers
+        variables = {**os.environ, **ONE_THREAD}
+        rows = [slice(start, start + size) for start in range(0, len(copies), size)]
+        self._plans = [_Plan(make, sizes, copies[mine], mine, variables) for mine in rows]
         try:
             pickled = [_Pickled(cloudpickle.dumps(plan)) for plan in self._plans]
         except Exception as error:
@@ -151,39 +168,62 @@ class Workers:
                 f"({type(error).__name__}: {error}); make the env inside the factory, or use --num-workers 0"
             ) from error
         try:
-            with _environment(_ONE_THREAD), _no_main_module():
+            with environment(ONE_THREAD), no_main_module():
                 self._processes = _Processes(pickled)
         except (EOFError, OSError) as error:
             raise RuntimeError(
                 f"--num-workers {num_workers}: a worker process ended while it started; its own message is on stderr"
             ) from error
-        self._busy = False
+        self._processes.ask("made", b"")  # in the background; the first call waits for it
+        self._is_made = self._busy = False
         self._warned: set[str] = set()
         shared = {name: _shared(array) for name, array in self._processes.observations.items()}
-        self.arrays = replace(BatchArrays.zeros(layout, len(copies)), **shared)
+        self.arrays = replace(BatchArrays.zeros(len(copies), sizes), **shared)
 
-    def reset(self, episodes: Sequence[int]) -> BatchArrays:
-        """Begin these episodes, one number for each copy."""
-        return self._call(lambda: self._processes.reset(options={"episodes": list(episodes)})[1])
+    def reset(self, *rows: Sequence[Any]) -> BatchArrays:
+        """Begin an episode in every copy; each argument of the batches has an entry for each copy."""
+        self._call(lambda: self._processes.reset(options={"rows": rows})[1])
+        return self.arrays
 
     def step(self, actions: Array) -> BatchArrays:
         """Advance every copy with actions (B, A, U).
 
         Raises:
-            ValueError: as `ParallelBatch.step`, with the worker's traceback.
+            ValueError: as the batch's, with the worker's traceback.
             RuntimeError: an env raised something else, or a worker process ended.
         """
         parts = actions.reshape(len(self._plans), -1, *actions.shape[1:])
-        return self._call(lambda: self._processes.step(parts)[4])
+        self._call(lambda: self._processes.step(parts)[4])
+        return self.arrays
+
+    def ask(self, method: str, *arguments: Sequence[Any]) -> list[Any]:
+        """Call a method of every batch; each argument has an entry for each worker. Returns what each returned."""
+        answers: list[bytes] = []
+        by_worker = list(zip(*arguments, strict=True)) if arguments else [()] * len(self._plans)
+
+        def call() -> Mapping[str, Any]:
+            self._processes.ask(method, pickle.dumps(by_worker))
+            answers[:], infos = self._processes.answers()
+            return infos
+
+        self._call(call)
+        return [pickle.loads(answer) for answer in answers]
 
     def close(self) -> None:
         """End the processes; envs are closed first, unless a step is under way."""
         try:
+            if not self._is_made:
+                self._is_made = True
+                self._processes.answers()
             self._processes.close(terminate=self._busy)
         except (EOFError, OSError):  # one has ended already
             self._processes.close(terminate=True)
 
-    def _call(self, call: Callable[[], Mapping[str, Any]]) -> BatchArrays:
+    def _call(self, call: Callable[[], Mapping[str, Any]]) -> None:
+        """Let the processes work, and pass on what they warn of or raise."""
+        if not self._is_made:
+            self._is_made = True
+            self._call(lambda: self._processes.answers()[1])
         self._busy = True
         try:
             infos = call()
@@ -208,7 +248,6 @@ class Workers:
                 f"{infos['error'][worker]}\n\nin worker {worker} (copies {copies.start} to {copies.stop - 1}); all "
                 f"workers are closed. The worker's traceback:\n{infos['traceback'][worker]}"
             )
-        return self.arrays
 
 
 # generic since gymnasium 1.3
@@ -220,10 +259,22 @@ class _Processes(_Vector):
 
     def __init__(self, plans: Sequence[_Pickled]) -> None:
         try:
-            super().__init__(plans, copy=False, context=_context(), autoreset_mode=AutoresetMode.DISABLED)
+            super().__init__(plans, copy=False, context=start_server(), autoreset_mode=AutoresetMode.DISABLED)
         except BaseException:
             self.close(terminate=True)
             raise
+
+    def ask(self, method: str, arguments: bytes) -> None:
+        """Let `BatchEnv.answer` be called in every process."""
+        self.call_async("answer", method, arguments)
+
+    def answers(self) -> tuple[list[bytes], dict[str, Any]]:
+        """What each process answers, and their info dicts put together as those of a step."""
+        answers, infos = [], dict[str, Any]()
+        for index, (answer, info) in enumerate(self.call_wait()):
+            answers.append(answer)
+            infos = self._add_info(infos, info, index)
+        return answers, infos
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """As gymnasium's, but `terminate` does not first wait for the step under way, which may never end."""
@@ -236,44 +287,6 @@ class _Processes(_Vector):
                 process.join()
         for pipe in getattr(self, "parent_pipes", ()):
             pipe.close()
-
-
-def _context() -> str:
-    """How processes are started; Windows has no fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
-    return "forkserver"
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Processes that are started inside do not run the user's script again, as multiprocessing would have them do.
-
-    They need nothing of it: cloudpickle sends what is defined there by value. So a script needs no
-    `if __name__ == "__main__"`, and none need exist (a notebook, standard input).
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _told_warning(warning: warnings.WarningMessage) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Networked microgrids: `--env microgrid --scenario NAME`.
 
-Data flow: `Request` -> `envs.make` -> batched MicrogridEnv. Its evaluation env plays every validation day; the bounds
-that scores refer to are shipped, or solved once where the extra for that is installed.
+Data flow: `Request` -> `envs.make` -> batched MicrogridEnv, or several in processes of their own. Its evaluation env
+plays every validation day; the bounds that scores refer to are shipped, or solved once where the extra is installed.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,10 @@ from envs import baselines
 from envs.baselines.extra import INSTALL, solver_is_missing
 from envs.profiles import own_data
 from envs.scenario_file import merged
+from envs.settings import env_device
 from mappo import VecEnv
+from mappo.adapters.batch import check_workers
+from mappo.adapters.split import SplitVecEnv, default_workers
 from mappo.config import RewardMode, flag
 
 from .family import LEARNS_FROM, Family, Request
@@ -44,6 +47,7 @@ class Microgrid(Family):
         ("standard deviation of actions", "policy/std"),
     )
     plays = "days"
+    has_workers = True
 
     def check_text(self, text: str) -> None:
         """It has no arguments."""
@@ -67,9 +71,10 @@ class Microgrid(Family):
         """Days are short."""
         return {"num_envs": 32}
 
-    def training_env(self, request: Request) -> envs.MicrogridEnv:
-        """Days of the training split."""
-        return envs.make(**_keywords(request))
+    def training_env(self, request: Request) -> VecEnv:
+        """Days of the training split, in `--num-workers` processes or in this one."""
+        keywords = _keywords(request)
+        return training_copies(_num_workers(request, keywords["group_size"]), **keywords)
 
     def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
         """All validation days, with what their score refers to."""
@@ -88,22 +93,58 @@ class Microgrid(Family):
 
     def reward(self, env: VecEnv, mode: RewardMode) -> str:
         """In dollars."""
-        assert isinstance(env, envs.MicrogridEnv)
-        scale, over = env.scenario.episode.reward_scale_usd, "sum" if mode == "sum" else "mean"
+        scenario = _example(env).scenario
+        scale, over = scenario.episode.reward_scale_usd, "sum" if mode == "sum" else "mean"
         return (
-            f"{LEARNS_FROM[mode]} -(cost + penalty) / {scale:g} $ per {env.scenario.dt_h:g} h step; "
+            f"{LEARNS_FROM[mode]} -(cost + penalty) / {scale:g} $ per {scenario.dt_h:g} h step; "
             f"the Reward column sums it over an episode, {over} of the agents"
         )
 
     def state(self, env: VecEnv) -> str:
         """Which of the two states."""
-        assert isinstance(env, envs.MicrogridEnv)
-        return f"the {env.settings.critic_state} state of {env.state_dim} numbers"
+        return f"the {_example(env).settings.critic_state} state of {env.state_dim} numbers"
 
     def copies(self, env: VecEnv) -> str:
         """How many play the same day."""
-        assert isinstance(env, envs.MicrogridEnv)
-        return f"{env.group_size} copies play the same day"
+        return f"{_example(env).group_size} copies play the same day"
+
+
+def training_copies(num_workers: int, *, num_envs: int, first_copy: int = 0, **keywords: Any) -> VecEnv:
+    """Copies to train on, in so many processes or in this one; `keywords` as of `envs.make`."""
+
+    def make(copies: range) -> envs.MicrogridEnv:
+        first: dict[str, Any] = {"first_copy": copies.start} if copies.start else {}
+        return envs.make(**keywords, num_envs=len(copies), **first)
+
+    if not num_workers:
+        return make(range(first_copy, first_copy + num_envs))
+    return SplitVecEnv(make, num_envs, num_workers, first_copy=first_copy)
+
+
+def _num_workers(request: Request, group_size: int) -> int:
+    """What `--num-workers` says, or what suits the machine; several ranks are the parallelism themselves.
+
+    Raises:
+        ValueError: a number of workers that the copies or the device rule out.
+    """
+    chosen, copies = request.config.num_workers, len(request.copies)
+    on_cpu = env_device(request.config.device).type == "cpu"
+    if chosen is None:
+        return default_workers(copies, group_size) if on_cpu and request.ranks.count == 1 else 0
+    if chosen and not on_cpu:
+        raise ValueError(
+            f"--num-workers must be 0 for --device {request.config.device}, where all copies are one batch, "
+            f"got {chosen}; leave it out, or give --device cpu"
+        )
+    check_workers(copies, chosen, group_size)
+    return chosen
+
+
+def _example(env: VecEnv) -> envs.MicrogridEnv:
+    """The env, or one of those that it is split into."""
+    env = env.example if isinstance(env, SplitVecEnv) else env
+    assert isinstance(env, envs.MicrogridEnv)
+    return env
 
 
 def stored_flags(spec: Mapping[str, Any]) -> MicrogridFlags:

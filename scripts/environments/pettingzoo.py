@@ -30,8 +30,9 @@ class PettingZoo(Family):
     def training_env(self, request: Request) -> VecEnv:
         """In `--num-workers` processes, or in this one."""
         config, copies = request.config, request.copies
-        settings: dict[str, Any] = {"first_copy": copies.start, "num_workers": config.num_workers, "seed": config.seed}
-        return PettingZooVecEnv(parallel_factory(request.text), len(copies), **settings)
+        settings: dict[str, Any] = {"first_copy": copies.start, "seed": config.seed}
+        workers = config.num_workers or 0
+        return PettingZooVecEnv(parallel_factory(request.text), len(copies), num_workers=workers, **settings)
 
     def evaluation_env(self, request: Request) -> VecEnv:
         """`--eval-episodes` copies in this process, with seeds that no training episode has."""

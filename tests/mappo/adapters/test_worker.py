@@ -1,13 +1,10 @@
 import gc
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,11 @@ import pytest
 import torch
 
 from mappo.adapters import PettingZooVecEnv
+from tests.mappo.adapters.conftest import Children
 from tests.mappo.adapters.test_pettingzoo import play
 from tests.toy_parallel import BrokenEnv, MaskedEnv, MortalParallelEnv, NestedEnv, ToyParallelEnv, fail, vanish
 
-Children = Callable[[], list[BaseProcess]]
-
-
-@pytest.fixture(autouse=True)
-def new_children() -> Iterator[Children]:
-    """The processes a test has started: other tests' pools (the bounds' solvers) live on in this one."""
-    before = set(multiprocessing.active_children())
-
-    def new() -> list[BaseProcess]:
-        return [child for child in multiprocessing.active_children() if child not in before]
-
-    yield new
-    gc.collect()
-    assert not new(), f"left behind: {new()}"
+pytestmark = pytest.mark.usefixtures("new_children")
 
 
 class ManyEnv(NestedEnv):
@@ -179,21 +164,29 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
         timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
-    assert (result.stdout, result.stderr) == ("[[2.0, 2.0], [2.0, 2.0]]\n", "")
+    assert (result.stdout, result.stderr) == ("[[2.0, 2.0], [2.0, 2.0]]\n[2.0, 2.0]\n", "")
 
 
 SCRIPT = """
 import sys
 import torch
-from mappo.adapters import PettingZooVecEnv
+from mappo.adapters import PettingZooVecEnv, SplitVecEnv
+from tests.toy_envs import TargetEnv
 from tests.toy_parallel import ToyParallelEnv
 
 class Mine(ToyParallelEnv):
     def reward(self, agent, actions):
         return 2.0
 
+class Batched(TargetEnv):
+    def step(self, actions):
+        return super().step(actions)._replace(rewards=torch.full((self.num_envs, 1), 2.0))
+
 env = PettingZooVecEnv(lambda: Mine(), 2, num_workers=2)
 env.reset()
 print(env.step(torch.ones(2, 2, 1)).rewards.tolist())
+split = SplitVecEnv(lambda copies: Batched(len(copies), (1,)), 2, 2)
+split.reset()
+print(split.step(torch.zeros(2, 1, 1)).rewards.flatten().tolist())
 assert "vmas" not in sys.modules and "mappo.adapters.vmas" not in sys.modules
 """
