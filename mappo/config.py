@@ -67,8 +67,8 @@ class TrainConfig:
 
     num_envs: int | None = None
     """Copies of the environment; default: the preset's, else 32."""
-    num_workers: int | None = None
-    """Processes that step the copies, 0: this one; default: of the microgrid by the CPU's cores (banner), else 0."""
+    num_workers: int = 0
+    """Processes that step the copies of a PettingZoo environment or of the microgrid; 0: this one."""
     eval_episodes: int = 32
     """Held-out episodes of an evaluation; the microgrid plays every validation day instead."""
     eval_max_steps: int = 10_000

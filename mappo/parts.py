@@ -90,14 +90,14 @@ def training_env(env: VecEnv | Factory, config: TrainConfig, ranks: Ranks) -> Ve
     """
     if is_factory(env):
         mine = ranks.equal_part(config.num_envs or DEFAULT_NUM_ENVS, "--num-envs")
-        workers = config.num_workers or 0
+        workers = config.num_workers
         return PettingZooVecEnv(env, len(mine), first_copy=mine.start, num_workers=workers, seed=config.seed)
     if not hasattr(env, "num_envs") and isinstance(env, ParallelEnv | AECEnv | gymnasium.Env):
         check_parallel(env)
         raise ValueError(f"env is a {type(env).__name__} itself; give a function that makes it: Trainer(lambda: env)")
     check_vec_env(env)
     assert isinstance(env, VecEnv)
-    if config.num_workers not in (None, 0, getattr(env, "num_workers", 0)):
+    if config.num_workers not in (0, getattr(env, "num_workers", 0)):
         raise ValueError(
             f"--num-workers {config.num_workers} is for envs that the trainer makes itself, and this one is made "
             "already; leave it out, or give the env its workers: mappo.adapters.SplitVecEnv"
@@ -116,7 +116,7 @@ def evaluation_env(
     if is_factory(source):
         mine = ranks.part(config.eval_episodes, "--eval-episodes")
         return PettingZooVecEnv(source, len(mine), first_copy=mine.start, seed=config.seed + HELD_OUT)
-    return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=None), ranks)
+    return None if source is None else training_env(source, replace(config, num_envs=None, num_workers=0), ranks)
 
 
 def check_envs(env: VecEnv, eval_env: VecEnv | None, spec: EnvSpec, config: TrainConfig) -> None:

@@ -1,8 +1,5 @@
 """Train MAPPO, IPPO or HAPPO on microgrids or any cooperative task: `python scripts/train.py --algo mappo`."""
 
-import early  # noqa: F401 - before what loads torch
-
-# isort: split
 import contextlib
 import signal
 import sys
@@ -258,8 +255,7 @@ def _facts(family: Family, trainer: Trainer) -> dict[str, str]:
     copies, steps = trainer.num_envs, config.rollout_steps(trainer.num_envs)
     state, own = family.state(env), "each agent's own observation"
     sees = {"own": own, "state": state, "state+own": f"{state} and {own}"}[trainer.critic.view]
-    processes = getattr(env, "num_workers", 0)
-    workers = f" in {processes} worker process{'es' * (processes > 1)}" if processes else ""
+    workers = f" in {config.num_workers} worker processes" if config.num_workers else ""
     return {
         "experiment": trainer.run.path.name,
         "algorithm": f"{config.algo}, the critic sees {sees}",

@@ -1,7 +1,6 @@
 """The server that worker processes are forked from: it has imported what they need, and has no threads.
 
-Data flow: `start_server` -> server -> processes of `Workers`. Nothing here loads torch, so that a script can start the
-server first and import beside it.
+Data flow: `start_server` -> server -> processes of `Workers`.
 """
 
 import multiprocessing
@@ -18,18 +17,15 @@ PRELOADED = "mappo.adapters.worker"
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
-def start_server(*modules: str) -> str:
+def start_server() -> str:
     """Start the server, unless it runs, and do not wait for it.
-
-    Args:
-        modules: what it imports beside `PRELOADED`, if it is started by this call; no module that starts threads.
 
     Returns:
         How multiprocessing calls this way of starting processes; "spawn", without a server, where there is no fork.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED, *modules])
+    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
     with environment(ONE_THREAD):
         forkserver.ensure_running()
     return "forkserver"

@@ -1,7 +1,7 @@
 """A batched env whose copies are shared out to worker processes, each a `VecEnv` of its own.
 
 Data flow: actions -> `Workers` -> `EnvBatch`, a VecEnv in each process -> shared memory -> `Step` of all copies.
-For envs made of many small tensor operations: a process for each core gains more than a torch thread for each.
+For envs made of many small tensor operations, whose threads would meet after each; processes meet once a step.
 Dims: B copies, W workers, k = B / W.
 """
 
@@ -22,8 +22,6 @@ from mappo.copies import Unlike, joined, on_cpu, taken
 from mappo.spaces import EnvSpec
 from mappo.vec_env import MetricSpec, Step, VecEnv
 
-LEAST_COPIES = 128
-"""For each worker that is chosen: with fewer, what a step costs in any case is most of it."""
 _SAME = ("name", "group_size", "needs_discount", "copy_dims", "obs_names", "state_names", "action_names")
 _SAME += ("idle_action", "episode_score")
 """Extras of a VecEnv that do not depend on which copies it holds."""
@@ -203,12 +201,6 @@ class EnvBatch:
     def close(self) -> None:
         """Close the env."""
         self.env.close()
-
-
-def default_workers(num_envs: int, group_size: int = 1) -> int:
-    """As many workers as torch has threads, fewer where groups or copies are few; 0 where one process does as well."""
-    most = min(torch.get_num_threads(), num_envs // LEAST_COPIES)
-    return next((n for n in range(most, 1, -1) if num_envs // group_size % n == 0), 0)
 
 
 def _checked(example: VecEnv, size: int, num_envs: int, num_workers: int) -> EnvSpec:

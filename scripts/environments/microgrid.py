@@ -19,7 +19,7 @@ from envs.scenario_file import merged
 from envs.settings import env_device
 from mappo import VecEnv
 from mappo.adapters.batch import check_workers
-from mappo.adapters.split import SplitVecEnv, default_workers
+from mappo.adapters.split import SplitVecEnv
 from mappo.config import RewardMode, flag
 
 from .family import LEARNS_FROM, Family, Request
@@ -74,7 +74,9 @@ class Microgrid(Family):
     def training_env(self, request: Request) -> VecEnv:
         """Days of the training split, in `--num-workers` processes or in this one."""
         keywords = _keywords(request)
-        return training_copies(_num_workers(request, keywords["group_size"]), **keywords)
+        if workers := request.config.num_workers:
+            _check_workers(workers, request, keywords["group_size"])
+        return training_copies(workers, **keywords)
 
     def evaluation_env(self, request: Request) -> envs.MicrogridEnv:
         """All validation days, with what their score refers to."""
@@ -121,23 +123,14 @@ def training_copies(num_workers: int, *, num_envs: int, first_copy: int = 0, **k
     return SplitVecEnv(make, num_envs, num_workers, first_copy=first_copy)
 
 
-def _num_workers(request: Request, group_size: int) -> int:
-    """What `--num-workers` says, or what suits the machine; several ranks are the parallelism themselves.
-
-    Raises:
-        ValueError: a number of workers that the copies or the device rule out.
-    """
-    chosen, copies = request.config.num_workers, len(request.copies)
-    on_cpu = env_device(request.config.device).type == "cpu"
-    if chosen is None:
-        return default_workers(copies, group_size) if on_cpu and request.ranks.count == 1 else 0
-    if chosen and not on_cpu:
+def _check_workers(workers: int, request: Request, group_size: int) -> None:
+    """Refuse workers that the copies or the device rule out."""
+    if env_device(request.config.device).type != "cpu":
         raise ValueError(
             f"--num-workers must be 0 for --device {request.config.device}, where all copies are one batch, "
-            f"got {chosen}; leave it out, or give --device cpu"
+            f"got {workers}; leave it out, or give --device cpu"
         )
-    check_workers(copies, chosen, group_size)
-    return chosen
+    check_workers(len(request.copies), workers, group_size)
 
 
 def _example(env: VecEnv) -> envs.MicrogridEnv:

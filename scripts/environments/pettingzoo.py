@@ -31,7 +31,7 @@ class PettingZoo(Family):
         """In `--num-workers` processes, or in this one."""
         config, copies = request.config, request.copies
         settings: dict[str, Any] = {"first_copy": copies.start, "seed": config.seed}
-        workers = config.num_workers or 0
+        workers = config.num_workers
         return PettingZooVecEnv(parallel_factory(request.text), len(copies), num_workers=workers, **settings)
 
     def evaluation_env(self, request: Request) -> VecEnv:

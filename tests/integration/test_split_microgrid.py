@@ -1,13 +1,11 @@
 """Training with worker processes is training without: the microgrid's copies in 0, 1 and 2 of them."""
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 import envs
@@ -61,20 +59,6 @@ def test_a_run_goes_on_with_any_number_of_workers(tmp_path: Path) -> None:
         assert other.env_spec == one.env_spec
         torch.testing.assert_close(other.policy.state_dict(), one.policy.state_dict(), **CLOSE)
         torch.testing.assert_close(other.critic.state_dict(), one.critic.state_dict(), **CLOSE)
-
-
-def test_a_server_starts_early_where_workers_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
-    may_have_workers = importlib.import_module("early").may_have_workers
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert may_have_workers(["--num-envs=1024", "--quiet"], 2)
-    assert may_have_workers(["--num_workers=2"], 1)
-    assert not may_have_workers(["--num-envs", "1024"], 1)
-    assert not may_have_workers(["--num-workers", "0"], 2)
-    assert not may_have_workers(["--env", "pettingzoo:noisy", "--num-workers", "2"], 2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not may_have_workers([], 2)
 
 
 def test_train_py_has_workers(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import envs
-from benchmarking.microgrid import in_workers, train_copies, workers_of_a_training
 from benchmarking.rates import Rate, Settings, measured, relative_to, spread
 from mappo import PRESETS, TrainConfig, Trainer
 
@@ -34,12 +33,10 @@ def rllib_rates(settings: Settings) -> list[Rate]:
 
 
 def _ours_batched(settings: Settings) -> Rate:
-    workers = workers_of_a_training(settings, settings.train_envs)
-    trainer = Trainer(train_copies(settings, workers, 1), settings.trained(TrainConfig()))
-    try:
-        return _iterations(settings, trainer, f"ours, {settings.train_envs} copies batched{in_workers(workers)}")
-    finally:
-        trainer.close()
+    copies = envs.make(settings.scenario, num_envs=settings.train_envs, device=settings.device, seed=1)
+    return _iterations(
+        settings, Trainer(copies, settings.trained(TrainConfig())), f"ours, {settings.train_envs} copies batched"
+    )
 
 
 def _ours_on_pettingzoo(settings: Settings, copies: int, processes: int) -> Rate:

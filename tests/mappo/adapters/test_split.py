@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mappo import Trainer
 from mappo.adapters import SplitVecEnv
-from mappo.adapters.split import default_workers
 from mappo.vec_env import Step
 from tests.mappo.adapters.conftest import Children
 from tests.toy_envs import TargetEnv
@@ -195,27 +194,3 @@ def test_a_trainer_closes_it(tmp_path: Path, new_children: Children) -> None:
     assert len(new_children()) == 2
     trainer.close()
     assert not new_children()
-
-
-@pytest.mark.parametrize(
-    ("threads", "num_envs", "group_size", "workers"),
-    [
-        (1, 512, 8, 0),
-        (2, 512, 8, 2),
-        (2, 255, 1, 0),  # fewer than 128 each
-        (4, 512, 8, 4),
-        (4, 384, 8, 3),
-        (4, 520, 8, 0),  # 65 groups: 5 would do, and no number up to 4
-        (4, 528, 8, 3),
-        (8, 512, 256, 2),
-    ],
-)
-def test_the_default_is_a_worker_for_each_thread_if_groups_stay_whole(
-    threads: int, num_envs: int, group_size: int, workers: int
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert default_workers(num_envs, group_size) == workers
-    finally:
-        torch.set_num_threads(before)
