@@ -1,4 +1,4 @@
-"""What train.py does differently under torchrun: who speaks, which GPU, how a rank ends that lost the others.
+"""What train.py does differently with several processes: who speaks, which GPU, how a rank ends that lost the others.
 
 Data flow: `Ranks.from_environment` -> train.py, which asks this module. One process alone is not affected.
 """
@@ -9,6 +9,7 @@ import multiprocessing.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +19,8 @@ from mappo.distributed import Ranks
 
 RANK_LOST = 1
 """Exit code of a rank that has lost another one."""
+FIRST_ENDS_OTHERS_S = 0.5
+"""Within this time, if it still can."""
 REPEATED_WITHIN_S = 5.0
 """Ctrl-C reaches every rank, and torchrun sends it once more: within this time that is not a second Ctrl-C."""
 
@@ -45,16 +48,27 @@ def check_device(config: TrainConfig, ranks: Ranks) -> None:
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if config.device in ("cuda", "auto") and 0 < gpus <= local:
         here = os.environ.get("LOCAL_WORLD_SIZE", f"{local + 1}")
-        raise ValueError(f"--nproc-per-node {here} needs as many GPUs, got {gpus}; start fewer, or use --device cpu")
+        flag = "--nproc-per-node" if under_torchrun() else "--processes"
+        raise ValueError(f"{flag} {here} needs as many GPUs, got {gpus}; start fewer, or use --device cpu")
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started the ranks, and not `--processes`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def end_of_rank(trainer: Trainer, reason: str) -> None:
     """Say in one line why this rank ends and how the run goes on, and end at once."""
+    if not (trainer.ranks.is_first or under_torchrun()):
+        time.sleep(FIRST_ENDS_OTHERS_S)  # and says why
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     remedy = "there is no checkpoint yet, start it again"
     if (trainer.run.checkpoints / "latest.pt").is_file():
-        command = f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', trainer.ranks.count)}"
-        remedy = f"its last checkpoint resumes it: {command} scripts/train.py --resume {trainer.run.path}"
+        here = os.environ.get("LOCAL_WORLD_SIZE", trainer.ranks.count)
+        command = f"python scripts/train.py --processes {here}"
+        if under_torchrun():
+            command = f"torchrun --nproc-per-node={here} scripts/train.py"
+        remedy = f"its last checkpoint resumes it: {command} --resume {trainer.run.path}"
     print(f"error: {reason}; {remedy}", file=sys.stderr, flush=True)
     leave_at_once(RANK_LOST)
 

@@ -35,7 +35,8 @@ from environments import (
 )
 from environments.flags import MicrogridFlags
 from environments.microgrid import stored_flags
-from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, silent_unless
+from forked import count_of, forked
+from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, silent_unless, under_torchrun
 from rich.console import Console
 from settings import check_policy_map, fitted, giving_way, resolved
 from torch import get_num_threads
@@ -73,8 +74,12 @@ class Args:
     """One policy for each agent (short for --policy-sharing independent)."""
     no_cuda: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train on the CPU (short for --device cpu)."""
+    processes: int = 0
+    """Processes that train together on this machine, each with a part of the copies (docs/distributed.md); 0: for the
+    microgrid on the CPU two, if there are as many cores and 256 copies for each, else one."""
     threads: int = 0
-    """Threads torch computes with; 0: those of OMP_NUM_THREADS, else the physical cores it may use, at most 8."""
+    """Threads that torch computes with in each process; 0: those of OMP_NUM_THREADS, else the physical cores it may
+    use, at most 8."""
     resume: str | None = None
     """Checkpoint (or run folder) to continue; flags that are given override its settings."""
     init_from: str | None = None
@@ -88,8 +93,13 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, train; under torchrun together with the other ranks, of which the first writes."""
+    """Parse, build, train; with several processes together with the other ranks, of which the first writes."""
     argv = [_canonical(word) for word in (sys.argv[1:] if argv is None else argv)]
+    with forked(count_of(argv), lambda: run_command(lambda: _rank(argv))):
+        _rank(argv)
+
+
+def _rank(argv: Sequence[str]) -> None:
     with contextlib.closing(Ranks.from_environment()) as ranks, silent_unless(ranks.is_first):
         with ranks.together():
             checkpoint = _peek_checkpoint(argv)
@@ -140,7 +150,8 @@ def _train(
             banner(console, f"{config.algo.upper()} on {family.title(request)}", _facts(family, trainer))
         signal.signal(signal.SIGINT, lambda *_: _interrupt(trainer, console))
         if ranks.count > 1:
-            ended = f"rank {ranks.index} of {ranks.count} was ended (SIGTERM), as torchrun does when it loses another"
+            why = ", as torchrun does when it loses another" if under_torchrun() else ""
+            ended = f"rank {ranks.index} of {ranks.count} was ended (SIGTERM){why}"
             signal.signal(signal.SIGTERM, lambda *_: end_of_rank(trainer, ended))
         with warnings_as_notes(say):
             try:
@@ -285,7 +296,7 @@ def _interrupt(trainer: Trainer, console: Console) -> None:
     first = time.monotonic()
 
     def stop_at_once(*_: object) -> None:
-        if trainer.ranks.count > 1 and time.monotonic() - first < REPEATED_WITHIN_S:
+        if under_torchrun() and time.monotonic() - first < REPEATED_WITHIN_S:
             return
         console.show_cursor()  # the progress bar hides it
         leave_at_once(INTERRUPTED)

@@ -195,6 +195,7 @@ BAD_INPUTS = {
     "contradiction": (("--independent-policies", "--policy-sharing", "grouped"), "--independent-policies contradicts"),
     "workers": (("--num-workers", "3"), "--num-workers 3 must divide --num-envs 512, whose 64 groups"),
     "workers on a GPU": (("--num-workers", "2", "--device", "meta"), "--num-workers must be 0 for --device meta"),
+    "processes": (("--processes", "-1"), "--processes must be at least 0, got '-1'"),
     "batch": (("--train-batch-size", "1000"), "--train-batch-size 1000 must be a multiple of --num-envs 512"),
     "resume and test": (("--resume", "runs/x", "--test"), "--resume contradicts --test"),
     "resume and preset": (("--resume", "runs/x", "--preset", "spread"), "--resume contradicts --preset"),

@@ -1,0 +1,105 @@
+"""Processes that train together on this machine without torchrun: `--processes`.
+
+Data flow: command line -> `count_of` -> `forked` -> the environment variables that `Ranks.from_environment` reads. They
+are forked once everything is imported and before torch has computed anything, so that they cost no time to start.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from cli import flags_in, read_checkpoint, value_of
+
+from mappo.presets import PRESETS
+from mappo.shared_sums import suits
+from mappo.threads import shared_threads
+
+LEAST_COPIES = 256
+"""Of each process that is chosen: with fewer, what a step costs in any case is most of it."""
+MOST_CHOSEN = 2
+"""More have not been measured; each has its share of the cores as threads."""
+LAST_WORDS_S = 10.0
+"""How long the others may take to end after the first."""
+ALONE = {"--help", "-h", "--test", "--processes", "--threads", "--num-workers", "--group-size"}
+"""Flags with which none are chosen: they ask for something else, or must fit into the part of each."""
+GROUP_SIZE = 8
+"""Of copies by default, which stay together."""
+
+
+def count_of(argv: Sequence[str]) -> int:
+    """How many processes the command line asks for, or suit the microgrid on the CPU; 1 where it is one of torchrun's.
+
+    Raises:
+        ValueError: a number that is none, or several where they cannot be started.
+    """
+    given = value_of(argv, "--processes")
+    if given not in (None, "0"):
+        return _checked(given)
+    free = "WORLD_SIZE" not in os.environ and "OMP_NUM_THREADS" not in os.environ and suits()
+    plain = not ALONE.intersection(flags_in(argv)) and value_of(argv, "--env") in (None, "microgrid")
+    on_cpu = value_of(argv, "--device") == "cpu" or not torch.cuda.is_available()
+    if not (free and plain and on_cpu):
+        return 1
+    copies, group_size = _copies(argv)
+    most = min(shared_threads(1), MOST_CHOSEN, copies // LEAST_COPIES)
+    return most if most > 1 and copies % (group_size * most) == 0 else 1
+
+
+def _checked(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"--processes must be at least 0, got {given!r}; 0 chooses by the machine")
+    if int(given) > 1 and "WORLD_SIZE" in os.environ:
+        raise ValueError(f"--processes {given} contradicts torchrun, which has started them; leave it out")
+    if int(given) > 1 and not hasattr(os, "fork"):
+        raise ValueError(f"--processes {given} needs fork, which this system does not have; use torchrun")
+    return int(given)
+
+
+def _copies(argv: Sequence[str]) -> tuple[int, int]:
+    """Copies of the training and of a group; 0 copies where that cannot be told, which an error will say later."""
+    with contextlib.suppress(ValueError, OSError, KeyError):
+        if (path := value_of(argv, "--resume")) is not None:
+            torch.set_num_threads(1)  # a fork does not copy threads, and those there were would be waited for
+            stored = read_checkpoint(path, ("latest",))["env"]
+            return stored["num_envs"], stored["spec"].get("group_size", 1)
+        if (copies := value_of(argv, "--num-envs")) is not None:
+            return int(copies), GROUP_SIZE
+        return PRESETS[value_of(argv, "--preset") or "microgrid"].num_envs or 0, GROUP_SIZE
+    return 0, 1
+
+
+@contextlib.contextmanager
+def forked(count: int, run: Callable[[], None]) -> Iterator[None]:
+    """The body is the first of `count` ranks; the others are processes that `run`."""
+    if count == 1:
+        yield
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    before = dict(os.environ)
+    os.environ.update(WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    os.environ.update(OMP_NUM_THREADS="1", RANK="0", LOCAL_RANK="0")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+    def other(rank: int) -> None:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        run()
+
+    fork = multiprocessing.get_context("fork")
+    others = [fork.Process(target=other, args=(rank,)) for rank in range(1, count)]
+    try:
+        for process in others:
+            process.start()
+        yield
+        for process in others:
+            process.join(LAST_WORDS_S)
+    finally:
+        for process in others:
+            process.kill()
+            process.join()
+        os.environ.clear()
+        os.environ.update(before)
