@@ -56,9 +56,7 @@ def count_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
         (("--help",), 1),
     ],
 )
-def test_processes_are_chosen_where_they_pay(
-    count_of: Callable[..., int], flags: Sequence[str], processes: int
-) -> None:
+def test_two_are_chosen_where_they_pay(count_of: Callable[..., int], flags: Sequence[str], processes: int) -> None:
     assert count_of(flags) == processes
 
 
@@ -75,9 +73,9 @@ def test_one_process_is_chosen_where_threads_or_ranks_are_given(
 
 
 def test_two_processes_train_as_one_does_and_go_on_from_a_checkpoint(tmp_path: Path) -> None:
-    def rows(name: str) -> list[dict[str, str]]:
+    def returns(name: str) -> list[float]:
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+            return [float(row["train/return"]) for row in csv.DictReader(file) if row["train/return"]]
 
     flags = ("--runs-dir", str(tmp_path), "--iterations", "3")
     both = start(*flags, "--experiment-name", "two", "--processes", "2", "--stop-after", "2")
@@ -85,12 +83,11 @@ def test_two_processes_train_as_one_does_and_go_on_from_a_checkpoint(tmp_path: P
     out, err = both.communicate(timeout=120)
     assert both.returncode == 0, err
     assert "2 ranks of 16 copies" in out
-    assert one.communicate(timeout=120)
+    one.communicate(timeout=120)
     more = start("--resume", str(tmp_path / "two"), "--processes", "2", "--stop-after", "3", "--quiet")
     assert more.communicate(timeout=120)[1] == ""
-    for mine, its in zip(rows("two"), rows("one"), strict=True):
-        assert float(mine["eval/return"] or 0) == pytest.approx(float(its["eval/return"] or 0), rel=1e-3)
-        assert float(mine["train/return"] or 0) == pytest.approx(float(its["train/return"] or 0), rel=1e-3)
+    assert len(returns("two")) == 3
+    assert returns("two") == pytest.approx(returns("one"), rel=1e-3)
 
 
 @pytest.mark.skipif(not suits(), reason="a lost rank is noticed later without shared memory")
