@@ -194,10 +194,9 @@ class Grid:
         """
         limits: Safety = self._safety
         v2 = self.live_v_pu(state).square()
-        over, under = (v2 - limits.v_max_pu**2).clamp(min=0.0), (limits.v_min_pu**2 - v2).clamp(min=0.0)
-        voltage = limits.voltage_usd_per_h * 0.5 * (over + under)
-        current = limits.current_usd_per_h * 0.5 * (state.loading_squared - 1.0).clamp(min=0.0)
-        penalty = dt_h * self._areas.sum(voltage + current)
+        beyond = v2.sub_(v2.clamp(limits.v_min_pu**2, limits.v_max_pu**2)).abs_().mul_(limits.voltage_usd_per_h)
+        beyond.add_((state.loading_squared - 1.0).clamp_(min=0.0), alpha=limits.current_usd_per_h)
+        penalty = 0.5 * dt_h * self._areas.sum(beyond)
         return torch.where(state.converged[:, None], penalty, 0.0)
 
     def extremes(self, state: GridState) -> Extremes:
