@@ -53,7 +53,7 @@ class Adam:
         return {"state": {k: dict(zip(_NAMES, own, strict=True)) for k, own in enumerate(self._states())}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`; the state of a `torch.optim.Adam` of the same rows fits too."""
+        """Inverse of `state_dict`; the state of a `torch.optim.Adam` of the same rows that has stepped fits too."""
         for k, own in enumerate(self._states()):
             for name, tensor in zip(_NAMES, own, strict=True):
                 tensor.copy_(state["state"][k][name])

@@ -1,7 +1,8 @@
 """Several processes ("ranks") that train one policy together: what they exchange. One rank alone exchanges nothing.
 
-Data flow: torchrun -> `Ranks.from_environment` -> Trainer -> whatever adds over copies. Each rank steps its own copies;
-sums over copies become sums over ranks, so that every rank holds the same parameters and statistics.
+Data flow: torchrun or `train.py --processes` -> `Ranks.from_environment` -> Trainer -> whatever adds over copies. Each
+rank steps its own copies; sums over copies become sums over ranks, so that every rank holds the same parameters and
+statistics.
 """
 
 import contextlib
@@ -70,7 +71,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Join the ranks that torchrun started; one rank without it.
+        """Join the ranks that torchrun or `train.py --processes` started; one rank without them.
 
         Ranks of one machine divide its cores among them, unless OMP_NUM_THREADS asks for more than one thread each, and
         each has a GPU of its own where there are enough.
@@ -122,7 +123,8 @@ class Ranks:
             ValueError: there are more ranks than entries; begins with `what`.
         """
         if total < self.count:
-            raise ValueError(f"{what} {total} must be at least 1 for each of the {self.count} ranks; start fewer ranks")
+            rule = f"must be at least 1 for each of the {self.count} ranks"
+            raise ValueError(f"{what} {total} {rule}; start fewer ranks, or give --processes 1")
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)
 
     def sum_(self, x: Tensor) -> Tensor:

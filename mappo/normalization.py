@@ -32,7 +32,7 @@ class Sums(NamedTuple):
 
     @classmethod
     def around(cls, x: Tensor, weight: Tensor | None) -> "Sums":
-        """Of nothing yet, around the mean of a first batch; arguments as `add`."""
+        """Of nothing yet, around the mean of a first batch, or 0 where nothing of it counts; arguments as `add`."""
         weight = torch.ones_like(x) if weight is None else weight.to(x)
         origin = (x * weight).sum(0) / weight.sum(0).clamp(min=1)
         return cls(origin, *(torch.zeros_like(origin) for _ in range(3)))

@@ -4,7 +4,6 @@ Data flow: Ranks -> SharedSums -> the same sums, bit for bit, on every rank. A p
 message; here each rank writes its numbers, counts up, and looks at the counters of the others.
 """
 
-import contextlib
 import mmap
 import os
 import platform
@@ -71,8 +70,10 @@ class SharedSums:
             file = _opened(*address)
         sums = None
         if file is not None:
-            with contextlib.suppress(OSError):  # a sandbox without locks, say
+            try:
                 sums = cls(file, index, count, timeout_s)
+            except OSError:  # a sandbox without locks, say
+                os.close(file)
         if all(gather(sums is not None)):  # from here on every rank holds its lock
             return sums
         if sums is not None:

@@ -36,7 +36,7 @@ def thread_count(setting: int) -> int | None:
         raise ValueError(f"--threads must be at least 0, got {setting}; 0 chooses by the machine")
     if setting:
         return setting
-    if "OMP_NUM_THREADS" in os.environ:  # torchrun sets it for each of its processes
+    if "OMP_NUM_THREADS" in os.environ:  # torchrun and `train.py --processes` set it
         return None
     return shared_threads(1)
 

@@ -284,6 +284,7 @@ class Trainer:
         return {
             "config": self.config.to_dict(),
             "env": {"spec": self.env_spec, "num_envs": self.num_envs},
+            "ranks": self.ranks.count,
             "env_state": env_state,
             "policy": self.policy.payload(),
             **{name: module.state_dict() for name, module in self._modules().items()},

@@ -8,10 +8,13 @@ import contextlib
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from cli import flags_in, read_checkpoint, value_of
+from environments import default_preset, known_family
+from environments.microgrid import DEFAULT_GROUP_SIZE
 
 from mappo.presets import PRESETS
 from mappo.shared_sums import suits
@@ -23,14 +26,14 @@ MOST_CHOSEN = 2
 """More have not been measured; each has its share of the cores as threads."""
 LAST_WORDS_S = 10.0
 """How long the others may take to end after the first."""
-ALONE = {"--help", "-h", "--test", "--processes", "--threads", "--num-workers", "--group-size"}
+ALONE = {"--help", "-h", "--test", "--threads", "--num-workers", "--group-size"}
 """Flags with which none are chosen: they ask for something else, or must fit into the part of each."""
-GROUP_SIZE = 8
-"""Of copies by default, which stay together."""
 
 
 def count_of(argv: Sequence[str]) -> int:
     """How many processes the command line asks for, or suit the microgrid on the CPU; 1 where it is one of torchrun's.
+
+    A run that goes on has as many as it had, where there are cores for them.
 
     Raises:
         ValueError: a number that is none, or several where they cannot be started.
@@ -40,12 +43,16 @@ def count_of(argv: Sequence[str]) -> int:
         return _checked(given)
     free = "WORLD_SIZE" not in os.environ and "OMP_NUM_THREADS" not in os.environ and suits()
     plain = not ALONE.intersection(flags_in(argv)) and value_of(argv, "--env") in (None, "microgrid")
-    on_cpu = value_of(argv, "--device") == "cpu" or not torch.cuda.is_available()
+    on_cpu = value_of(argv, "--device") == "cpu" or "--no-cuda" in argv or not torch.cuda.is_available()
     if not (free and plain and on_cpu):
         return 1
-    copies, group_size = _copies(argv)
-    most = min(shared_threads(1), MOST_CHOSEN, copies // LEAST_COPIES)
-    return most if most > 1 and copies % (group_size * most) == 0 else 1
+    cores = shared_threads(1)
+    if (path := value_of(argv, "--resume")) is not None:
+        before = _processes_before(path)
+        return before if before <= cores else 1
+    copies = _copies(argv)
+    most = min(cores, MOST_CHOSEN, copies // LEAST_COPIES)
+    return most if most > 1 and copies % (DEFAULT_GROUP_SIZE * most) == 0 else 1
 
 
 def _checked(given: str) -> int:
@@ -53,22 +60,28 @@ def _checked(given: str) -> int:
         raise ValueError(f"--processes must be at least 0, got {given!r}; 0 chooses by the machine")
     if int(given) > 1 and "WORLD_SIZE" in os.environ:
         raise ValueError(f"--processes {given} contradicts torchrun, which has started them; leave it out")
-    if int(given) > 1 and not hasattr(os, "fork"):
-        raise ValueError(f"--processes {given} needs fork, which this system does not have; use torchrun")
+    if int(given) > 1 and sys.platform != "linux":
+        raise ValueError(f"--processes {given} needs Linux, which can fork a process that uses torch; use torchrun")
     return int(given)
 
 
-def _copies(argv: Sequence[str]) -> tuple[int, int]:
-    """Copies of the training and of a group; 0 copies where that cannot be told, which an error will say later."""
+def _processes_before(path: str) -> int:
+    """Of the microgrid's run at `path`; 1 where that cannot be told, which an error will say later."""
+    torch.set_num_threads(1)  # a fork does not copy threads, and those there were would be waited for
     with contextlib.suppress(ValueError, OSError, KeyError):
-        if (path := value_of(argv, "--resume")) is not None:
-            torch.set_num_threads(1)  # a fork does not copy threads, and those there were would be waited for
-            stored = read_checkpoint(path, ("latest",))["env"]
-            return stored["num_envs"], stored["spec"].get("group_size", 1)
+        stored = read_checkpoint(path, ("latest",))
+        family = known_family(stored["env"]["spec"])
+        return stored.get("ranks", 1) if family is not None and family.name == "microgrid" else 1
+    return 1
+
+
+def _copies(argv: Sequence[str]) -> int:
+    """Of a new training; 0 where that cannot be told, which an error will say later."""
+    with contextlib.suppress(ValueError, KeyError):
         if (copies := value_of(argv, "--num-envs")) is not None:
-            return int(copies), GROUP_SIZE
-        return PRESETS[value_of(argv, "--preset") or "microgrid"].num_envs or 0, GROUP_SIZE
-    return 0, 1
+            return int(copies)
+        return PRESETS[value_of(argv, "--preset") or default_preset("microgrid")].num_envs or 0
+    return 0
 
 
 @contextlib.contextmanager
@@ -82,8 +95,9 @@ def forked(count: int, run: Callable[[], None]) -> Iterator[None]:
         port = str(free.getsockname()[1])
     before = dict(os.environ)
     os.environ.update(WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    os.environ.update(OMP_NUM_THREADS="1", RANK="0", LOCAL_RANK="0")
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.update(RANK="0", LOCAL_RANK="0")
+    for name, value in (("OMP_NUM_THREADS", "1"), ("GLOO_SOCKET_IFNAME", "lo")):
+        os.environ.setdefault(name, value)
 
     def other(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))

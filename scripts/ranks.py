@@ -20,7 +20,7 @@ from mappo.distributed import Ranks
 RANK_LOST = 1
 """Exit code of a rank that has lost another one."""
 FIRST_ENDS_OTHERS_S = 0.5
-"""Within this time, if it still can."""
+"""Within this time the first process has ended those that it has forked, if it ends itself."""
 REPEATED_WITHIN_S = 5.0
 """Ctrl-C reaches every rank, and torchrun sends it once more: within this time that is not a second Ctrl-C."""
 
@@ -52,6 +52,21 @@ def check_device(config: TrainConfig, ranks: Ranks) -> None:
         raise ValueError(f"{flag} {here} needs as many GPUs, got {gpus}; start fewer, or use --device cpu")
 
 
+@contextlib.contextmanager
+def one_voice(ranks: Ranks) -> Iterator[None]:
+    """What ends all processes in the body only the first says; what ends one of the others that one says."""
+    try:
+        yield
+    except BaseException:
+        _let_the_first_end(ranks)
+        raise
+
+
+def _let_the_first_end(ranks: Ranks) -> None:
+    if not (ranks.is_first or under_torchrun()):
+        time.sleep(FIRST_ENDS_OTHERS_S)
+
+
 def under_torchrun() -> bool:
     """Whether torchrun started the ranks, and not `--processes`."""
     return "TORCHELASTIC_RUN_ID" in os.environ
@@ -59,8 +74,7 @@ def under_torchrun() -> bool:
 
 def end_of_rank(trainer: Trainer, reason: str) -> None:
     """Say in one line why this rank ends and how the run goes on, and end at once."""
-    if not (trainer.ranks.is_first or under_torchrun()):
-        time.sleep(FIRST_ENDS_OTHERS_S)  # and says why
+    _let_the_first_end(trainer.ranks)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     remedy = "there is no checkpoint yet, start it again"
     if (trainer.run.checkpoints / "latest.pt").is_file():

@@ -36,7 +36,7 @@ from environments import (
 from environments.flags import MicrogridFlags
 from environments.microgrid import stored_flags
 from forked import count_of, forked
-from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, silent_unless, under_torchrun
+from ranks import REPEATED_WITHIN_S, check_device, end_of_rank, leave_at_once, one_voice, silent_unless, under_torchrun
 from rich.console import Console
 from settings import check_policy_map, fitted, giving_way, resolved
 from torch import get_num_threads
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _rank(argv: Sequence[str]) -> None:
-    with contextlib.closing(Ranks.from_environment()) as ranks, silent_unless(ranks.is_first):
+    with contextlib.closing(Ranks.from_environment()) as ranks, one_voice(ranks), silent_unless(ranks.is_first):
         with ranks.together():
             checkpoint = _peek_checkpoint(argv)
             defaults = _defaults(argv, checkpoint)

@@ -41,6 +41,22 @@ def test_widths_match_the_names() -> None:
         assert obs.dtype == state.dtype == torch.float32
 
 
+def test_a_days_columns_do_not_depend_on_the_day_whose_table_they_overwrite() -> None:
+    played, fresh = (envs.make(num_envs=4, seed=2, group_size=2) for _ in range(2))
+    played.reset()
+    first = played._tables
+    assert first is not None
+    own, state = first.own.clone(), first.state.clone()
+    for env in (played, fresh):
+        env._drawer._episode += env is fresh  # one episode later
+        env.reset()
+    assert fresh._tables is not None
+    assert torch.equal(first.own, fresh._tables.own)
+    assert torch.equal(first.state, fresh._tables.state)
+    assert not torch.equal(first.own, own)
+    assert not torch.equal(first.state, state)
+
+
 def test_state_names_are_unique() -> None:
     names = envs.make(num_envs=1).state_names
     assert len(set(names)) == len(names)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mappo.shared_sums import suits
+from mappo.threads import shared_threads
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--num-envs", "32", "--hidden-dim", "16", "--num-minibatches", "8", "--no-tensorboard")
@@ -49,8 +50,10 @@ def count_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
         (("--preset", "nowhere"), 1),
         (("--resume", "nowhere"), 1),
         (("--env", "pettingzoo:a.b"), 1),
+        (("--num-workers", "2"), 1),
+        (("--no-cuda",), 2),
         (("--env", "pettingzoo:a.b", "--processes", "3"), 3),
-        (("--processes", "0"), 1),
+        (("--processes", "0"), 2),
         (("--threads", "2"), 1),
         (("--test",), 1),
         (("--help",), 1),
@@ -90,12 +93,53 @@ def test_two_processes_train_as_one_does_and_go_on_from_a_checkpoint(tmp_path: P
     assert returns("two") == pytest.approx(returns("one"), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("spec", "ranks", "processes"),
+    [({"scenario": "simple_2mg"}, 2, 2), ({"scenario": "simple_2mg"}, 8, 1), ({"env": "vmas:balance"}, 2, 1)],
+)
+def test_a_run_goes_on_in_as_many_processes(
+    count_of: Callable[..., int], monkeypatch: pytest.MonkeyPatch, spec: dict[str, str], ranks: int, processes: int
+) -> None:
+    """With four cores; a run of another environment in one."""
+    stored = {"env": {"spec": spec, "num_envs": 512}, "ranks": ranks}
+    monkeypatch.setattr("forked.read_checkpoint", lambda path, names: stored)
+    monkeypatch.setattr("forked.torch.set_num_threads", lambda count: None)
+    assert count_of(("--resume", "runs/x")) == processes
+
+
+@pytest.mark.skipif(shared_threads(1) < 2, reason="one core")
+def test_the_default_is_two_processes_that_say_once_what_is_wrong(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = str(ROOT)
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/train.py", "--runs-dir", str(tmp_path), *flags]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    small = ("--num-steps", "2", "--train-batch-size", "1024", "--hidden-dim", "8", "--no-tensorboard")
+    done = run(*small, "--num-minibatches", "4", "--iterations", "1", "--experiment-name", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 ranks of 256 copies" in done.stdout
+    again = run("--resume", str(tmp_path / "run"))
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "iterations are done already" in again.stderr
+    wrong = run("--gamma", "2")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
 @pytest.mark.skipif(not suits(), reason="a lost rank is noticed later without shared memory")
 def test_the_first_process_says_that_another_is_lost(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ("--runs-dir", str(tmp_path), "--experiment-name", "run", "--checkpoint-freq", "1", "--quiet")
     process = start(*flags, "--iterations", "2000", "--processes", "2")
-    while process.poll() is None and not (run / "checkpoints" / "iteration_000001.pt").exists():
+    waited = time.monotonic()
+    while (
+        time.monotonic() - waited < 60
+        and process.poll() is None
+        and not (run / "checkpoints" / "iteration_000001.pt").exists()
+    ):
         time.sleep(0.1)
     (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(other), signal.SIGKILL)

@@ -89,6 +89,19 @@ def test_settled_taps_equal_those_of_a_loop_over_copies(scenario: Scenario, net:
     assert (solver.voltage(settled.flow) - direct.v_pu).abs().max() < 1e-9  # the flow belongs to these taps
 
 
+def test_a_solution_to_start_from_is_left_as_it_is_and_leads_to_the_same_taps(scenario: Scenario, net: Network) -> None:
+    points = scenario_points(scenario, net, 40, seed=11, taps=6)
+    solver, settler = settler_of(net)
+    load = solver.load(-points.p_mw, -points.q_mvar)
+    start = solver.solve(solver.load(-0.3 * points.p_mw, -points.q_mvar), solver.tau_squared(points.tap), 1e-10)
+    before = [part.clone() for part in start]
+    cold, warm = settler.settle(load, points.tap, 1e-10), settler.settle(load, points.tap, 1e-10, start)
+    assert torch.equal(warm.tap, cold.tap)
+    assert (warm.tap != points.tap).any()
+    torch.testing.assert_close(warm.flow.u, cold.flow.u, rtol=0, atol=1e-9)
+    assert all(torch.equal(part, old) for part, old in zip(start, before, strict=True))
+
+
 def test_settled_voltages_lie_in_their_bands_unless_a_tap_is_at_its_end(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 300, seed=12)
     solver, settler = settler_of(net)
