@@ -45,14 +45,12 @@ class HappoUpdater(Updater):
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs of every agent, then of the critic; means over minibatches and agents."""
-        self.optimizer.lr = sizes.lr
         agents = torch.randperm(batch.alive.shape[-1], generator=generator, device=batch.alive.device).tolist()
         factor = torch.ones_like(batch.advantages[..., :1])
         metrics = []
         for agent in agents:
             own = of_agent(batch, agent)
             own = own._replace(advantages=own.advantages * factor)
-            self.agent_optimizers[agent].lr = sizes.lr
             metrics.append(self.epochs(own, generator, self._step_of(agent, sizes)))
             factor = factor * self._ratio(own, agent)
         critic = self.epochs(batch, generator, lambda part, living: self.critic_step(part, sizes, living))
@@ -64,7 +62,9 @@ class HappoUpdater(Updater):
         sums = self.actor_gradient(minibatch, sizes, agent, living)
         self.ranks.sum_all_([self.actor_weights.grad, sums])
         norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
-        self.agent_optimizers[agent].step()
+        optimizer = self.agent_optimizers[agent]
+        optimizer.lr = sizes.lr
+        optimizer.step()
         return policy_metrics(sums) | {"policy/grad_norm": norms[agent]}
 
     def critic_step(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Metrics:
@@ -73,6 +73,7 @@ class HappoUpdater(Updater):
         sums = self.critic_gradient(minibatch, sizes, living)
         self.ranks.sum_all_([self.critic_weights.grad, sums])
         norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
+        self.optimizer.lr = sizes.lr
         self.optimizer.step()
         return value_metrics(sums) | {"value/grad_norm": norms.mean()}
 

@@ -73,7 +73,6 @@ class Updater:
 
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """All epochs over one batch; returns the means over minibatches, still on the device."""
-        self.optimizer.lr = sizes.lr
         return self.epochs(batch, generator, lambda minibatch, living: self.step(minibatch, sizes, living))
 
     def optimizers(self) -> dict[str, Adam]:
@@ -120,6 +119,7 @@ class Updater:
         sums = self.actor_gradient(minibatch, sizes, living=living)
         value_sums = self.critic_gradient(minibatch, sizes, living)
         self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad, sums, value_sums])
+        self.optimizer.lr = sizes.lr
         norms, value_norms = self.apply_gradients()
         norm_metrics = {"policy/grad_norm": norms.mean(), "value/grad_norm": value_norms.mean()}
         return policy_metrics(sums) | value_metrics(value_sums) | norm_metrics

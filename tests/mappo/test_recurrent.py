@@ -229,7 +229,6 @@ def test_a_recurrent_update_trains_every_parameter(make_trainer: MakeTrainer) ->
     modules = (trainer.policy.actor, trainer.critic)
     before = [parameter.detach().clone() for module in modules for parameter in module.parameters()]
     sizes = StepSizes(lr=1e-3, clip=0.2, ent_coef=0.01)
-    trainer.updater.optimizer.lr = sizes.lr
     trainer.updater.step(batch, sizes)
     after = [parameter for module in modules for parameter in module.parameters()]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
