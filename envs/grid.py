@@ -145,10 +145,8 @@ class Grid:
         if converged.all():
             return self._measure(drawn, new_tap, flow, cut)
         if before is None:
-            u, tau2 = self._solver.flat_start(len(p)), self._solver.tau_squared(tap)
-        else:
-            u, tau2 = before.u, before.tau2
-        flow = _where(converged, flow, FlowState(u, tau2, converged, flow.sweeps))
+            before = flow._replace(u=self._solver.flat_start(len(p)), tau2=self._solver.tau_squared(tap))
+        flow = _where(converged, flow, before)
         new_tap = torch.where(converged[:, None], new_tap, tap)
         return self._billed_as_drawn(self._measure(drawn, new_tap, flow, cut), drawn)
 

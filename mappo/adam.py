@@ -19,18 +19,17 @@ EPS = 1e-5
 
 
 class Adam:
-    """Kingma & Ba 2015 (arXiv:1412.6980); moments are elementwise, so each policy has its own. `lr` may be set anew."""
+    """Kingma & Ba 2015 (arXiv:1412.6980); moments are elementwise, so each policy has its own."""
 
-    def __init__(self, *rows: Rows, lr: float = 0.0) -> None:
+    def __init__(self, *rows: Rows) -> None:
         """Steps `rows` in place."""
-        self.lr = lr
         self._data, self._grads = [own.data for own in rows], [own.grad for own in rows]
         self._means, self._squares = ([torch.zeros_like(data) for data in self._data] for _ in range(2))
         self._steps = [torch.zeros((), dtype=torch.float32, device=data.device) for data in self._data]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One step along the gradients as they stand."""
+    def step(self, lr: float) -> None:
+        """One step along the gradients as they stand, at this learning rate."""
         adam(
             self._data,
             self._grads,
@@ -42,7 +41,7 @@ class Adam:
             amsgrad=False,
             beta1=BETA_1,
             beta2=BETA_2,
-            lr=self.lr,
+            lr=lr,
             weight_decay=0.0,
             eps=EPS,
             maximize=False,

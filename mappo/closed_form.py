@@ -103,7 +103,6 @@ class ClosedFormUpdater(Updater):
     @torch.no_grad()
     def update(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
         """As `Updater.update`."""
-        self.optimizer.lr = sizes.lr
         return self.repeat(lambda: [self._run(batch, sizes, generator)])
 
     def _run(self, batch: Batch, sizes: StepSizes, generator: torch.Generator) -> Metrics:
@@ -119,7 +118,7 @@ class ClosedFormUpdater(Updater):
             log_ratio = self._actor_gradient(obs, minibatch, log_std, share, sizes)
             values = self._critic_gradient(self._seen(batch, obs, minibatch.rows), minibatch)
             self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad])
-            recorded.append((log_std, log_ratio, values, *self.apply_gradients()))
+            recorded.append((log_std, log_ratio, values, *self.apply_gradients(sizes.lr)))
         log_std, log_ratio, values, norms, value_norms = zip(*recorded, strict=True)
         entropy = gaussian_entropy(torch.stack(log_std)[:, None], self.policy.actor.valid)  # (M, A)
         sums = _sums(epoch, torch.cat(log_ratio), torch.cat(values), sizes.clip, settings.huber_delta)

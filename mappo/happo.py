@@ -62,9 +62,7 @@ class HappoUpdater(Updater):
         sums = self.actor_gradient(minibatch, sizes, agent, living)
         self.ranks.sum_all_([self.actor_weights.grad, sums])
         norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
-        optimizer = self.agent_optimizers[agent]
-        optimizer.lr = sizes.lr
-        optimizer.step()
+        self.agent_optimizers[agent].step(sizes.lr)
         return policy_metrics(sums) | {"policy/grad_norm": norms[agent]}
 
     def critic_step(self, minibatch: Batch, sizes: StepSizes, living: Living | None = None) -> Metrics:
@@ -73,8 +71,7 @@ class HappoUpdater(Updater):
         sums = self.critic_gradient(minibatch, sizes, living)
         self.ranks.sum_all_([self.critic_weights.grad, sums])
         norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
-        self.optimizer.lr = sizes.lr
-        self.optimizer.step()
+        self.optimizer.step(sizes.lr)
         return value_metrics(sums) | {"value/grad_norm": norms.mean()}
 
     def _step_of(self, agent: int, sizes: StepSizes) -> Callable[[Batch, Living | None], Metrics]:

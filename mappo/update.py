@@ -119,8 +119,7 @@ class Updater:
         sums = self.actor_gradient(minibatch, sizes, living=living)
         value_sums = self.critic_gradient(minibatch, sizes, living)
         self.ranks.sum_all_([self.actor_weights.grad, self.critic_weights.grad, sums, value_sums])
-        self.optimizer.lr = sizes.lr
-        norms, value_norms = self.apply_gradients()
+        norms, value_norms = self.apply_gradients(sizes.lr)
         norm_metrics = {"policy/grad_norm": norms.mean(), "value/grad_norm": value_norms.mean()}
         return policy_metrics(sums) | value_metrics(value_sums) | norm_metrics
 
@@ -129,11 +128,11 @@ class Updater:
         self.actor_weights.check()
         self.critic_weights.check()
 
-    def apply_gradients(self) -> tuple[Tensor, Tensor]:
+    def apply_gradients(self, lr: float) -> tuple[Tensor, Tensor]:
         """Clip the gradients and step; returns the norms before of each policy and of each critic."""
         norms = self.actor_weights.clip_grad_norm(self.settings.max_grad_norm)
         value_norms = self.critic_weights.clip_grad_norm(self.settings.max_grad_norm)
-        self.optimizer.step()
+        self.optimizer.step(lr)
         return norms, value_norms
 
     def actor_gradient(

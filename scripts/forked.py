@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from cli import flags_in, read_checkpoint, value_of
-from environments import default_preset, known_family
+from environments import FAMILIES, default_preset
 from environments.microgrid import DEFAULT_GROUP_SIZE
 
 from mappo.presets import PRESETS
@@ -70,8 +70,7 @@ def _processes_before(path: str) -> int:
     torch.set_num_threads(1)  # a fork does not copy threads, and those there were would be waited for
     with contextlib.suppress(ValueError, OSError, KeyError):
         stored = read_checkpoint(path, ("latest",))
-        family = known_family(stored["env"]["spec"])
-        return stored.get("ranks", 1) if family is not None and family.name == "microgrid" else 1
+        return stored.get("ranks", 1) if FAMILIES["microgrid"].owns(stored["env"]["spec"]) else 1
     return 1
 
 

@@ -30,9 +30,8 @@ class PettingZoo(Family):
     def training_env(self, request: Request) -> VecEnv:
         """In `--num-workers` processes, or in this one."""
         config, copies = request.config, request.copies
-        settings: dict[str, Any] = {"first_copy": copies.start, "seed": config.seed}
-        workers = config.num_workers
-        return PettingZooVecEnv(parallel_factory(request.text), len(copies), num_workers=workers, **settings)
+        settings: dict[str, Any] = {"first_copy": copies.start, "num_workers": config.num_workers, "seed": config.seed}
+        return PettingZooVecEnv(parallel_factory(request.text), len(copies), **settings)
 
     def evaluation_env(self, request: Request) -> VecEnv:
         """`--eval-episodes` copies in this process, with seeds that no training episode has."""

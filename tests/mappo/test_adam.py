@@ -22,11 +22,11 @@ def pair() -> tuple[Adam, torch.optim.Adam, list[Rows], list[nn.Parameter]]:
 
 def step(mine: Adam, its: torch.optim.Adam, rows: list[Rows], theirs: list[nn.Parameter], number: int) -> None:
     rng = torch.Generator().manual_seed(number)
-    mine.lr = its.param_groups[0]["lr"] = 1e-2 / number
+    its.param_groups[0]["lr"] = lr = 1e-2 / number
     for own, other in zip(rows, theirs, strict=True):
         own.grad.copy_(torch.randn(own.grad.shape, generator=rng))
         other.grad = own.grad.clone()
-    mine.step()
+    mine.step(lr)
     its.step()
 
 
@@ -53,5 +53,5 @@ def test_a_state_brings_back_moments_and_steps() -> None:
 def test_an_update_loads_no_compiler() -> None:
     """It would take a second."""
     code = "import sys, torch, mappo.adam as a\nfrom mappo.stacked_parameters import Rows\n"
-    code += "a.Adam(Rows(torch.ones(1, 2), torch.ones(1, 2)), lr=0.1).step()\nassert 'torch._dynamo' not in sys.modules"
+    code += "a.Adam(Rows(torch.ones(1, 2), torch.ones(1, 2))).step(0.1)\nassert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -107,13 +107,13 @@ def test_stacked_policies_stay_separate_policies_through_adam(recurrent: Any) ->
 
     def train(actor: Actor, weights: torch.Tensor) -> None:
         stacked = StackedParameters(actor.parameters())
-        optimizer = Adam(stacked.rows(), lr=1e-3)
+        optimizer = Adam(stacked.rows())
         for _ in range(3):
             stacked.grad.zero_()
             log_prob, entropy = act(actor, spec, width)
             stacked.backward(((log_prob + entropy) * weights).sum())
             stacked.clip_grad_norm(0.5)
-            optimizer.step()
+            optimizer.step(1e-3)
 
     alone = []
     for agent in range(3):
