@@ -8,10 +8,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from mappo.adapters import ParallelPolicy
 from mappo.config import TrainConfig
+from mappo.heap import keep_freed_memory
 from mappo.policy import Policy, load_policy
 from mappo.presets import PRESETS
 from mappo.trainer import Trainer
 from mappo.vec_env import MetricSpec, Step, VecEnv
+
+keep_freed_memory()
 
 __all__ = [
     "PRESETS",
