@@ -129,7 +129,7 @@ class Faults:
         powers: dict[str, Tensor],
     ) -> None:
         """Try to keep one microgrid alive in some copies; writes into `cut` and `powers`."""
-        p, q = self._grid.draw(used.load[rows], island.buses)
+        p, q = self._grid.draw(used.load[rows], island.buses).mT
         if used.plant_q_mvar is not None:
             for own, kind in zip(used.plant_q_mvar.chunk(2, -1), ("pv", "wind"), strict=True):
                 at = (island.buses == self._buses[kind][agent]).to(q)  # (n,)

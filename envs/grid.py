@@ -4,18 +4,20 @@ Data flow: load multipliers, `Applied` -> `Grid.settle` (taps and flow) -> `Grid
 A copy whose flow fails keeps its last taps and voltages and is billed for the plain sum of its injections.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from envs.areas import Areas
 from envs.devices import Applied
-from envs.power.flow import FlowSolver, FlowState, Load
+from envs.power.flow import FlowSolver
 from envs.power.network import BASE_MVA, Network
 from envs.power.outage import Outages
 from envs.power.regulators import TapSettler
+from envs.power.solving import FlowState
+from envs.power.sweep import Load
 from envs.scenario import Safety, Scenario
 
 VOLTAGE_MARGIN_PU, CURRENT_MARGIN = 1e-4, 1e-4  # a violation counts from here on
@@ -84,7 +86,7 @@ class Grid:
         area = area_of_buses(net, self.area_names)
         self._area = area.to(device)
         nominal_mva = torch.stack([net.load_p_mw, net.load_q_mvar])
-        self._nominal = (nominal_mva.to(device, dtype) / BASE_MVA)[:, None]  # (2, 1, N)
+        self._nominal = (nominal_mva.to(device, dtype) / BASE_MVA)[..., None]  # (2, N, 1)
         area = area.clone()
         area[0] = -1  # the slack bus has no voltage to keep and no branch above it
         self._areas = Areas(area, len(self.area_names), self._solver.rating_pu)
@@ -93,16 +95,14 @@ class Grid:
         self._device_buses = torch.cat([batteries, generators, pv, wind])
         self._plant_buses = torch.cat([pv, wind])
         heads = connections(net, self.area_names[1:])
-        self._pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
+        pcc = torch.tensor(heads, device=device)  # the branch above is the substation transformer
+        self.pcc_buses = self._solver.parent[pcc]  # (A,) of the feeder, which the microgrids hang on
+        self._meters = self._solver.meters(torch.cat([pcc.new_zeros(1), pcc]))  # the source's, then these
         self.tap_paths = [self._solver.tap_paths.to_bus(head) for head in heads]
         # which branches' power is measured besides
-        self._measured = slice(None) if scenario.protocols.vertical == "price_signal" else slice(0, 0)
+        every = scenario.protocols.vertical == "price_signal"
+        self._branches = self._solver.meters(torch.arange(net.num_buses, device=device)) if every else None
         self._tap_max = torch.tensor([max(r.tap_max, 1) for r in net.regulators], device=device, dtype=dtype)
-
-    @property
-    def pcc_buses(self) -> Tensor:
-        """(A,) positions of the feeder buses the microgrids hang on."""
-        return self._solver.parent[self._pcc]
 
     def settle(
         self,
@@ -119,7 +119,7 @@ class Grid:
         Args:
             load: (B, 1 + A) multipliers of the areas' nominal loads.
             applied: device powers.
-            last: the previous step's state (start of taps and voltages); None: taps 0, no load.
+            last: the previous step's state (start of taps and voltages); None: taps 0, the likely voltages.
             tolerance_pu: of the power flow.
             plant_q_mvar: (B, 2A) that PV and wind inject; None: nothing.
             control: capacitors and targets of each copy; None: those of the scenario.
@@ -130,16 +130,15 @@ class Grid:
             tap, before = p.new_zeros(len(p), len(self.net.regulators)), None
         else:
             tap, before = last.tap, last.flow
-        if cut is None:
-            drawn, frozen = self._solver.load(p, q), None
-        else:
-            drawn = self.outages.load(p, q, cut.is_open, cut.unfed)
+        shunt = frozen = target_pu = None
+        if cut is not None:
+            p, q, shunt = self.outages.drawn(p, q, cut.is_open, cut.unfed)
             frozen = cut.unfed[:, self._regulated]
-        target_pu = None
         if control is not None:
             b_pu = control.b_pu if cut is None else torch.where(cut.unfed, 0.0, control.b_pu)
-            drawn = Load(drawn.power, drawn.shunt - torch.stack([torch.zeros_like(b_pu), b_pu]))
-            target_pu = control.target_pu
+            capacitors = torch.stack([torch.zeros_like(b_pu), b_pu]).mT
+            shunt, target_pu = (self._solver.shunt if shunt is None else shunt) - capacitors, control.target_pu
+        drawn = self._solver.load(p, q, shunt)
         settled = self._settler.settle(drawn, tap, tolerance_pu, before, target_pu, frozen)
         flow, new_tap, converged = settled.flow, settled.tap, settled.flow.converged
         if converged.all():
@@ -148,13 +147,29 @@ class Grid:
             before = flow._replace(u=self._solver.flat_start(len(p)), tau2=self._solver.tau_squared(tap))
         flow = _where(converged, flow, before)
         new_tap = torch.where(converged[:, None], new_tap, tap)
-        return self._billed_as_drawn(self._measure(drawn, new_tap, flow, cut), drawn)
+        return self._billed_as_drawn(self._measure(drawn, new_tap, flow, cut), p, q)
+
+    def stored(self, state: GridState) -> dict[str, Any]:
+        """What a checkpoint keeps of a state, with voltages by bus."""
+        flow, layout = state.flow._asdict(), self._solver.layout
+        del flow["tau2"]  # it follows from the taps
+        flow["u"] = layout.at(flow["u"], layout.all_rows).mT  # (2, B, N)
+        return state._asdict() | {"flow": flow}
+
+    def restored(self, stored: Mapping[str, Any]) -> GridState:
+        """The state that `stored` kept."""
+        values = {name: value.to(self.pcc_buses.device) for name, value in stored.items() if name != "flow"}
+        flow = {name: value.to(self.pcc_buses.device) for name, value in stored["flow"].items()}
+        flow["u"] = self._solver.layout.spread(flow["u"].mT)
+        flow["tau2"] = self._solver.tau_squared(values["tap"])
+        return GridState(**values, flow=FlowState(**flow))
 
     def _measure(self, load: Load, tap: Tensor, flow: FlowState, cut: Interruption | None) -> GridState:
-        currents = self._solver.currents(flow, load)
-        pcc_p, pcc_q = currents.power(self._pcc)
-        head_p, _ = currents.power(slice(0, 1))
-        v_pu, loading_squared = self._solver.v_squared(flow).sqrt_(), currents.i_squared_pu.mul_(self._loading_per_i2)
+        measured = self._solver.measured(flow, load)
+        p, q = measured.power(self._meters)
+        head_p, pcc_p, pcc_q = p[:, :1], p[:, 1:], q[:, 1:]
+        v_pu = measured.v_squared_pu.sqrt().contiguous()
+        loading_squared = (measured.i_squared_pu * self._loading_per_i2).contiguous()
         if cut is not None:
             v_pu = torch.where(cut.unfed, cut.v_pu, v_pu)
             loading_squared = torch.where(cut.unfed, cut.loading_squared, loading_squared)
@@ -167,15 +182,15 @@ class Grid:
             party_p_mw=torch.cat([head_p - pcc_p.sum(-1, keepdim=True), pcc_p], -1) * BASE_MVA,
             pcc_q_mvar=pcc_q * BASE_MVA,
             head_p_mw=head_p[:, 0] * BASE_MVA,
-            branch_p_mw=currents.power(self._measured)[0] * BASE_MVA,
+            branch_p_mw=v_pu[:, :0] if self._branches is None else measured.power(self._branches)[0] * BASE_MVA,
             dead=v_pu[:, :0].bool() if cut is None else cut.dead,
         )
 
-    def _billed_as_drawn(self, state: GridState, load: Load) -> GridState:
+    def _billed_as_drawn(self, state: GridState, p: Tensor, q: Tensor) -> GridState:
         """Copies whose flow failed pay for the plain sum of what is drawn, and no branch of theirs is loaded."""
         converged = state.converged[:, None]
-        pcc_p_mw, pcc_q_mvar = BASE_MVA * self._areas.sum(load.power)[..., 1:]
-        head_p_mw = BASE_MVA * load.power[0].sum(-1)
+        pcc_p_mw, pcc_q_mvar = BASE_MVA * self._areas.sum(torch.stack([p, q]))[..., 1:]
+        head_p_mw = BASE_MVA * p.sum(-1)
         party_p_mw = torch.cat([(head_p_mw - pcc_p_mw.sum(-1))[:, None], pcc_p_mw], -1)
         return state._replace(
             loading_squared=torch.where(converged, state.loading_squared, 0.0),
@@ -240,23 +255,22 @@ class Grid:
         """(B, 1 + A) load of each area at dead buses, from the multipliers (B, 1 + A)."""
         if not state.dead.shape[1]:
             return torch.zeros_like(load)
-        return load * self._areas.sum(state.dead * self._nominal[0]) * BASE_MVA
+        return load * self._areas.sum(state.dead * self._nominal[0].T) * BASE_MVA
 
     def draw(self, load: Tensor, buses: Tensor | None = None) -> Tensor:
-        """P and Q of the loads, (2, B, N) pu, from the multipliers (B, 1 + A); of some buses only (2, B, n)."""
-        if buses is None:
-            return load.index_select(-1, self._area) * self._nominal
-        return load[:, self._area[buses]] * self._nominal[..., buses]
+        """P and Q of the loads, (2, N, B) pu, from the multipliers (B, 1 + A); of some buses only (2, n, B)."""
+        area, nominal = (self._area, self._nominal) if buses is None else (self._area[buses], self._nominal[:, buses])
+        return load.T.index_select(0, area) * nominal
 
     def drawn(self, load: Tensor, applied: Applied, plant_q_mvar: Tensor | None) -> tuple[Tensor, Tensor]:
         """P and Q that loads and devices together draw, (B, N) pu each; arguments as `settle`."""
         p, q = self.draw(load)
         p_mw = torch.cat([applied.battery_p_mw, -applied.generator_p_mw, -applied.pv_p_mw, -applied.wind_p_mw], -1)
-        p.index_add_(-1, self._device_buses, p_mw / BASE_MVA)
-        q.index_add_(-1, self._battery_buses, applied.battery_q_mvar / BASE_MVA)
+        p.index_add_(0, self._device_buses, p_mw.T / BASE_MVA)
+        q.index_add_(0, self._battery_buses, applied.battery_q_mvar.T / BASE_MVA)
         if plant_q_mvar is not None:
-            q.index_add_(-1, self._plant_buses, -plant_q_mvar / BASE_MVA)
-        return p, q
+            q.index_add_(0, self._plant_buses, -plant_q_mvar.T / BASE_MVA)
+        return p.T, q.T
 
     def plant_voltage(self, state: GridState) -> Tensor:
         """(B, 2A) pu at each PV plant's bus, then each wind plant's."""
@@ -284,8 +298,7 @@ def connections(net: Network, microgrids: Sequence[str]) -> list[int]:
 
 
 def _where(keep: Tensor, new: FlowState, old: FlowState) -> FlowState:
-    rows = keep[:, None]
-    return new._replace(u=torch.where(rows, new.u, old.u), tau2=torch.where(rows, new.tau2, old.tau2))
+    return new._replace(u=torch.where(keep, new.u, old.u), tau2=torch.where(keep[:, None], new.tau2, old.tau2))
 
 
 def device_buses(scenario: Scenario, net: Network) -> Tensor:

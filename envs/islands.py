@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from envs.power.builder import Branch, NetworkBuilder
-from envs.power.flow import FlowSolver, FlowState, Load
+from envs.power.flow import FlowSolver
 from envs.power.network import BASE_MVA, Network
 from envs.power.outage import Outages
+from envs.power.solving import FlowState, Solving
+from envs.power.sweep import Load
 from envs.scenario import Scenario
 
 FORMING_V_PU = 1.0  # what a grid-forming battery holds at its bus
@@ -117,12 +119,13 @@ class Island:
         cut = torch.zeros_like(demand.energy_mwh)  # (C,) curtailed share
         load = self._load(demand, dead, plants)
         tau2 = self._solver.tau_squared(plants.new_zeros(len(plants), 0))
-        flow = self._solver.solve(load, tau2, tolerance_pu)
-        p_mw, q_mvar = self._battery(flow, load)
+        solving = Solving(self._solver, load, tau2, tolerance_pu)
+        p_mw, q_mvar = self._battery(solving.flow, load)
         for _ in range(CURTAIL_ROUNDS):
             surplus = p_mw - self.limits.charge_mw(demand.energy_mwh, q_mvar)
             produced = plants.sum(-1) * BASE_MVA
-            active = ((surplus > 0) | (cut > 0)) & (surplus.abs() > MARGIN_MW / 4) & (produced > 0) & flow.converged
+            active = ((surplus > 0) | (cut > 0)) & (surplus.abs() > MARGIN_MW / 4) & (produced > 0)
+            active &= solving.flow.converged
             active &= (cut < 1) | (surplus < 0)
             rows = torch.nonzero(active).flatten()
             if len(rows) == 0:
@@ -130,11 +133,11 @@ class Island:
             cut[rows] = (cut[rows] + surplus[rows] / produced[rows]).clamp(0.0, 1.0)
             some = Demand(*(part[rows] for part in demand))
             drawn = self._load(some, dead[rows], plants[rows] * (1 - cut[rows, None]))
-            self._solver.solve_again(flow, rows, drawn, flow.tau2[rows], tolerance_pu)
-            load = Load(*(whole.index_copy(1, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
-            p_mw, q_mvar = self._battery(flow, load)
-        alive = flow.converged & self.limits.cover(p_mw, q_mvar, demand.energy_mwh)
-        i_squared = self._solver.currents(flow, load).i_squared_pu
+            load = Load(*(whole.index_copy(-1, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
+            solving.again(rows, tau2[rows], load)
+            p_mw, q_mvar = self._battery(solving.flow, load)
+        alive = solving.flow.converged & self.limits.cover(p_mw, q_mvar, demand.energy_mwh)
+        measured = self._solver.measured(solving.flow, load)
         lives = alive[:, None] & ~dead
         return Living(
             alive=alive,
@@ -142,16 +145,16 @@ class Island:
             battery_p_mw=torch.where(alive, p_mw, 0.0),
             battery_q_mvar=torch.where(alive, q_mvar, 0.0),
             plants=torch.where(alive[:, None], plants * (1 - cut[:, None]), 0.0),
-            v_pu=torch.where(lives, self._solver.v_squared(flow).sqrt(), 0.0),
-            loading_squared=torch.where(lives, i_squared * self._loading_per_i2, 0.0),
+            v_pu=torch.where(lives, measured.v_squared_pu.sqrt(), 0.0),
+            loading_squared=torch.where(lives, measured.i_squared_pu * self._loading_per_i2, 0.0),
         )
 
     def _load(self, demand: Demand, dead: Tensor, plants: Tensor) -> Load:
-        return self._outages.load(demand.p - plants @ self._place, demand.q, demand.is_open, dead)
+        return self._solver.load(*self._outages.drawn(demand.p - plants @ self._place, demand.q, demand.is_open, dead))
 
     def _battery(self, flow: FlowState, load: Load) -> tuple[Tensor, Tensor]:
         """(C,) P and Q of the battery, charging and consuming positive: what comes back from the network."""
-        p, q = self._solver.currents(flow, load).power(slice(0, 1))
+        p, q = self._solver.measured(flow, load).power(self._solver.source)
         return -p[:, 0] * BASE_MVA, -q[:, 0] * BASE_MVA
 
 

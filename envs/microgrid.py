@@ -23,11 +23,9 @@ from envs.devices import Applied, DeviceState, Present
 from envs.exogenous import DayDrawer, DeviceDay
 from envs.faults import event_plan
 from envs.figures import day_figures
-from envs.grid import GridState
 from envs.metrics import metric_specs, step_metrics
 from envs.model import Model
 from envs.observations import Account, DayTables
-from envs.power.flow import FlowState
 from envs.power.network import Network
 from envs.profiles import load_profiles
 from envs.reference import DayReference
@@ -270,7 +268,6 @@ class MicrogridEnv:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
-        grid = self._grid_state._asdict()
         return {
             "drawer": self._drawer.state_dict(),
             "hour": self._hour,
@@ -279,7 +276,7 @@ class MicrogridEnv:
             "devices": self._device_state._asdict(),
             "dso": self._dso_choices,
             "protocols": self._protocols._asdict(),
-            "grid": grid | {"flow": grid["flow"]._asdict()},
+            "grid": self._grid.stored(self._grid_state),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -296,9 +293,7 @@ class MicrogridEnv:
         self._device_state = DeviceState(**{k: value.to(self.device) for k, value in state["devices"].items()})
         self._dso_choices = state["dso"].to(self.device)
         self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
-        grid = {name: value.to(self.device) for name, value in state["grid"].items() if name != "flow"}
-        flow = FlowState(**{name: value.to(self.device) for name, value in state["grid"]["flow"].items()})
-        self._grid_state = GridState(**grid, flow=flow)
+        self._grid_state = self._grid.restored(state["grid"])
         self._load_day()
         self._started = True
 

@@ -1,13 +1,14 @@
 r"""Batched radial power flow: B operating points of one network at once.
 
-Data flow: `Network`, injections, taps -> `FlowSolver` -> `FlowState` -> regulators, billing, safety. With tau_j the
-product of the ratios on the path to bus j, U = V / tau and J = I conj(tau), the tap positions leave the tree and
-every copy may have its own:
+Data flow: `Network`, injections, taps -> `FlowSolver`, `Solving` -> `FlowState` -> regulators, billing, safety.
+With tau_j the product of the ratios on the path to bus j, U = V / tau and J = I conj(tau), the tap positions leave the
+tree and every copy may have its own:
 
     J = downstream_sum(conj(S / U) + y |tau|^2 U),    U <- V_0 - path_sum(z / |tau_parent|^2 J)
 
-S is consumption here, the API's injections are generation positive. Complex numbers are stored as a leading axis of
-two (real, imaginary), because the hot loop is a real matrix product.
+S is consumption here, the API's injections are generation positive. Complex numbers are stored as an axis of two
+(real, imaginary), because the hot loop is real. Inside, copies come last: what a sweep does to all of them at once
+lies side by side (layout.py). Dims: C copies, N buses, R regulators, K blocks of n places.
 """
 
 from dataclasses import dataclass
@@ -17,34 +18,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.power.layout import Layout
 from envs.power.network import BASE_MVA, Network
-from envs.power.sweep import Drawn, Pair, Sweep
+from envs.power.solving import FlowState, Solving
+from envs.power.sweep import Between, Drawn, Load, Pair
 from envs.power.tap_paths import TapPaths
-from envs.power.tree_sums import tree_sums
 
-LEAST_SWEEPS, MAX_SWEEPS = 2, 60  # hardly any copy is done after one, so that none is asked then
-COMPACT_BELOW = 0.7  # drop finished copies from the work arrays when fewer than this share still run
+TYPICAL_SHARE, ROUGH_PU = 0.5, 1e-3  # of the nominal load, and how well it is solved, for the shape of voltage drops
+LEAST_NET_SHARE = 0.1  # of apparent power: where real powers cancel, their sum tells nothing
 DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
-
-
-class FlowState(NamedTuple):
-    """Raw solution: what the env carries from hour to hour. C copies."""
-
-    u: Tensor  # (2, C, N) voltage divided by the ratios on its path
-    tau2: Tensor  # (C, N) |product of the ratios on the path|^2
-    converged: Tensor  # (C,) bool
-    sweeps: Tensor  # (C,) int64
-
-
-class Load(NamedTuple):
-    """What the buses of C copies draw, P and Q in pu, consumption positive. A single row is for all copies."""
-
-    power: Tensor  # (2, C, N) constant power
-    shunt: Tensor  # (2, C, N) constant impedance: what it draws at 1 pu, conductance and minus susceptance
-
-    def of(self, rows: Tensor) -> "Load":
-        """Of some copies."""
-        return Load(*(part if part.shape[1] == 1 else part.index_select(1, rows) for part in self))
 
 
 class PowerFlow(NamedTuple):
@@ -77,7 +59,7 @@ def solve_power_flow(
         q_mvar: like `p_mw`, reactive.
         tap: (B, R) tap positions of `net.regulators`; None: neutral.
         tolerance_pu: largest change of a voltage in the last sweep; default 1e-10 in float64, 1e-6 in float32.
-        v_init: (B, N) complex start, such as an earlier solution; default: no load.
+        v_init: (B, N) complex start, such as an earlier solution; default: each copy's load spread like the nominal.
 
     Returns:
         A `PowerFlow`. A copy that does not converge in 60 sweeps has `converged` False; nothing is raised.
@@ -92,20 +74,20 @@ def solve_power_flow(
     solver = _solver(net, p_mw.device, p_mw.dtype)
     tau2 = solver.tau_squared(tap)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
-    load = solver.load(-p_mw / BASE_MVA, -q_mvar / BASE_MVA)
+    load = solver.load(p_mw / -BASE_MVA, q_mvar / -BASE_MVA)
     state = solver.solve(load, tau2, tolerance_pu, u_init)
-    currents = solver.currents(state, load)
-    loading = currents.i_squared_pu.sqrt() / solver.rating_pu
-    source_p, source_q = currents.power(slice(0, 1))
+    measured = solver.measured(state, load)
+    loading = measured.i_squared_pu.T.sqrt().mul_(solver.per_rating)  # (N, B)
+    source_p, source_q = measured.power(solver.source)
     return PowerFlow(
         v_pu=solver.voltage(state),
         converged=state.converged,
         iterations=state.sweeps,
-        line_loading=loading[:, solver.line_columns],
-        trafo_loading=loading[:, solver.trafo_columns],
+        line_loading=loading.index_select(0, solver.line_buses).T,
+        trafo_loading=loading.index_select(0, solver.trafo_buses).T,
         source_p_mw=source_p[:, 0] * BASE_MVA,
         source_q_mvar=source_q[:, 0] * BASE_MVA,
-        losses_mw=solver.losses(state, currents, load) * BASE_MVA,
+        losses_mw=(measured.i_squared_pu @ solver.resistance + measured.shunt_p_pu) * BASE_MVA,
     )
 
 
@@ -137,24 +119,27 @@ def _solver(net: Network, device: torch.device, dtype: torch.dtype) -> "FlowSolv
     return FlowSolver(net, device, dtype)
 
 
+class Meters(NamedTuple):
+    """Where the power into m branches is read (`FlowSolver.meters`)."""
+
+    parents: Tensor  # (2 m,) rows of their parent buses in the solver's layout
+    branches: Tensor  # (2 m,)
+
+
 @dataclass(frozen=True)
-class Currents:
-    """What a solution implies for the branches."""
+class Measured:
+    """What a solution implies for buses and branches."""
 
-    u: Tensor  # (2, C, N) referred voltages
-    j: Tensor  # (2, C, N) referred series current above each bus; at the slack bus the whole injection
+    v_squared_pu: Tensor  # (C, N) squared voltage magnitudes
     i_squared_pu: Tensor  # (C, N) |series current|^2 at the parent side of each branch; 0 at the slack bus
-    parent: Tensor  # (N,)
+    shunt_p_pu: Tensor  # (C,) what all shunts draw
+    u: Tensor  # (K, 2, n, C) referred voltages
+    j: Tensor  # (K, 2, n, C) referred series current above each bus; at the slack bus the whole injection
 
-    def power(self, columns: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Real and reactive power into the branches above some buses, at their parent buses, (C, n) pu each.
-
-        The slack bus (column 0) stands for the source.
-        """
-        parents = self.parent[columns]
-        u = self.u.index_select(2, parents)
-        j = self.j.index_select(2, columns) if isinstance(columns, Tensor) else self.j[:, :, columns]
-        return u[0] * j[0] + u[1] * j[1], u[1] * j[0] - u[0] * j[1]
+    def power(self, where: Meters) -> tuple[Tensor, Tensor]:
+        """Real and reactive power into m branches, at their parent buses, (C, m) pu each."""
+        u, j = Layout.at(self.u, where.parents), Layout.at(self.j, where.branches)
+        return (u[0] * j[0] + u[1] * j[1]).T, (u[1] * j[0] - u[0] * j[1]).T
 
 
 class FlowSolver:
@@ -167,128 +152,116 @@ class FlowSolver:
         self.dtype = dtype
         self.parent = net.parent.to(device)
         self.rating_pu = real(net.rating_pu)
-        self.line_columns = torch.nonzero(~net.is_trafo).flatten()[1:].to(device)  # [0] is the slack bus
-        self.trafo_columns = torch.nonzero(net.is_trafo).flatten().to(device)
+        self.per_rating = self.rating_pu.reciprocal()[:, None]
+        self.line_buses = torch.nonzero(~net.is_trafo).flatten()[1:].to(device)  # [0] is the slack bus
+        self.trafo_buses = torch.nonzero(net.is_trafo).flatten().to(device)
         fixed_tau = torch.exp(net.path_sums(torch.log(net.ratio)))
-        self._fixed_tau2 = real(fixed_tau.abs().square())
-        self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle()).to(
+        fixed_tau2 = fixed_tau.abs().square()
+        self._fixed_tau2 = real(fixed_tau2)[:, None]  # (N, 1)
+        self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle())[:, None].to(
             device, torch.complex128 if dtype == torch.float64 else torch.complex64
         )
+        per_parent = 1 / fixed_tau2[net.parent]
+        per_parent[0] = 0.0  # no branch above the slack bus
+        self._i_squared_per_parent = real(per_parent)[:, None]
         self.tap_paths = TapPaths(net, device)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
-        self.z = real(torch.stack([net.z_pu.real, net.z_pu.imag]))[:, None]  # (2, 1, N)
-        self.shunt = real(torch.stack([net.y_pu.real, -net.y_pu.imag]))[:, None]  # (2, 1, N)
+        self.resistance = real(net.z_pu.real)  # (N,)
+        self.shunt = real(torch.stack([net.y_pu.real, -net.y_pu.imag]))[..., None]  # (2, N, 1)
         slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
         self.slack = real(torch.view_as_real(slack_v_pu)).view(2, 1)
-        self.sums = tree_sums(net.subtree_end, device, dtype)
+        self.layout = layout = Layout(net, fixed_tau2, device, dtype)
+        self.source = self.meters(self.parent[:1])
+        nearest = self.tap_paths.nearest
+        self._nearest_at_places, self._nearest_above = nearest[layout.bus], nearest[layout.bus_above]
+        self._fixed_tau2_at_places = self._fixed_tau2[layout.bus]
+        regulated = torch.tensor([regulator.bus for regulator in net.regulators], dtype=torch.int64, device=device)
+        self._regulated_rows, self._regulated_fixed_tau2 = layout.rows(regulated), self._fixed_tau2[regulated]
+        self._shunt_at_places = self.layout.spread_drawn(self.shunt)
+        self._drop_per_p = self._drop_of(real(net.load_p_mw), real(net.load_q_mvar))
 
-    def load(self, p: Tensor, q: Tensor) -> Load:
-        """Powers (C, N) in pu with the network's own shunts."""
-        return Load(torch.stack([p, q]), self.shunt)
+    def _drop_of(self, p_mw: Tensor, q_mvar: Tensor) -> Tensor:
+        """(K, 2, n, 1) how far voltages drop for each pu that loads in these proportions, (N,) each, draw together."""
+        share = TYPICAL_SHARE / BASE_MVA
+        load, start = self.load(share * p_mw[None], share * q_mvar[None]), self.flat_start(1)
+        tau2 = self.tau_squared(p_mw.new_zeros(1, len(self._step_pu)))
+        flow, total = self.solve(load, tau2, ROUGH_PU, start), share * p_mw.sum()
+        usable = flow.converged & (total > LEAST_NET_SHARE * share * torch.hypot(p_mw, q_mvar).sum())
+        return torch.where(usable, (start - flow.u) / torch.where(usable, total, 1.0), 0.0)
+
+    def load(self, p: Tensor, q: Tensor, shunt: Tensor | None = None) -> Load:
+        """Powers (C, N) in pu, and shunts (2, N, C), P and Q at 1 pu; default the network's own."""
+        power = self.layout.spread_drawn(torch.stack([p.T, q.T]))
+        return Load(power, self._shunt_at_places if shunt is None else self.layout.spread_drawn(shunt))
 
     def tau_squared(self, tap: Tensor) -> Tensor:
-        """(C, R) tap positions -> (C, N) squared product of all ratios on the path to each bus."""
-        log_ratio = torch.log1p(self._step_pu * tap)
-        tau2 = torch.exp(2 * (log_ratio + self.tap_paths.upstream(log_ratio)))  # (C, R)
-        return self.tap_paths.spread(tau2, otherwise=1.0).mul_(self._fixed_tau2)
+        """(C, R) tap positions -> (C, R + 1) squared product of the ratios on the path behind each regulator, and 1."""
+        return self.tap_paths.products(1 + self._step_pu * tap).square_()
+
+    def tau2_at_places(self, tau2: Tensor) -> Tensor:
+        """(C, R + 1) -> (K, 1, n, C) of all ratios on the path to each bus."""
+        count, size = self.layout.shape
+        behind = tau2.T.index_select(0, self._nearest_at_places).mul_(self._fixed_tau2_at_places)
+        return behind.view(count, 1, size, len(tau2))
+
+    def tau2_above(self, tau2: Tensor) -> Tensor:
+        """(C, R + 1) -> (K, 1, 1, C) of the regulators on the path to the bus that each block hangs on."""
+        return tau2.T.index_select(0, self._nearest_above)[:, None, None]
+
+    def tau2_at_buses(self, tau2: Tensor) -> Tensor:
+        """(C, R + 1) -> (N, C) of all ratios on the path to each bus."""
+        return tau2.T.index_select(0, self.tap_paths.nearest).mul_(self._fixed_tau2)
 
     def flat_start(self, copies: int) -> Tensor:
-        """(2, C, N) voltages at no load."""
-        return self.slack[..., None].expand(2, copies, len(self.parent)).contiguous()
+        """(K, 2, n, C) voltages at no load."""
+        count, size = self.layout.shape
+        return self.slack[:, None].expand(count, 2, size, copies).contiguous()
+
+    def likely_start(self, load: Load) -> Tensor:
+        """(K, 2, n, C) voltages as if what each copy draws were spread like the network's nominal load."""
+        total = load.power.sum(2)[:, 0].sum(0)
+        return torch.addcmul(self.slack[:, None], self._drop_per_p, total, value=-1.0)
 
     def referred(self, v_pu: Tensor, tau2: Tensor) -> Tensor:
-        """(C, N) complex voltages -> (2, C, N)."""
-        u = v_pu / (self._rotation * tau2.sqrt())
-        return torch.stack([u.real, u.imag]).to(self.dtype)
+        """(C, N) complex voltages -> (K, 2, n, C)."""
+        u = v_pu.T * self._rotation.conj()
+        parts = torch.stack([u.real, u.imag]).to(self.dtype)
+        return self.layout.spread(parts.div_(self.tau2_at_buses(tau2).sqrt_()))
 
     def voltage(self, state: FlowState) -> Tensor:
         """(C, N) complex voltages."""
-        return torch.complex(state.u[0], state.u[1]) * state.tau2.sqrt() * self._rotation
+        v = self.layout.at(state.u, self.layout.all_rows).mul_(self.tau2_at_buses(state.tau2).sqrt_())
+        return torch.complex(v[0], v[1]).mul_(self._rotation).T
 
-    def v_squared(self, state: FlowState, buses: Tensor | slice = slice(None)) -> Tensor:
-        """(C, n) squared voltage magnitudes of some buses, or of all."""
-        if isinstance(buses, Tensor):
-            u, tau2 = state.u.index_select(2, buses), state.tau2.index_select(1, buses)
-        else:
-            u, tau2 = state.u[:, :, buses], state.tau2[:, buses]
-        return torch.addcmul(u[0] * u[0], u[1], u[1]).mul_(tau2)
+    def regulated_v_pu(self, state: FlowState) -> Tensor:
+        """(C, R) voltage magnitudes at the regulators' buses."""
+        squared = self.layout.at(state.u, self._regulated_rows).square_().sum(0).mul_(self._regulated_fixed_tau2)
+        return (squared.T * state.tau2[:, :-1]).sqrt_()
+
+    def meters(self, buses: Tensor) -> Meters:
+        """To read the power into the branches above some buses (m,); the slack bus (0) stands for the source."""
+        return Meters(self.layout.rows(self.parent[buses]), self.layout.rows(buses))
 
     def solve(self, load: Load, tau2: Tensor, tolerance_pu: float, u_init: Tensor | None = None) -> FlowState:
-        """Sweep until every copy has converged or 60 sweeps are over.
+        """Sweep until every copy has converged or 60 sweeps are over; arguments as `Solving`."""
+        return Solving(self, load, tau2, tolerance_pu, u_init).flow
 
-        Args:
-            load: of C copies.
-            tau2: (C, N) from `tau_squared`.
-            tolerance_pu: largest |dU| of the last sweep.
-            u_init: (2, C, N) start; default no load.
-        """
-        copies, device = len(tau2), tau2.device
-        start = self.flat_start(copies) if u_init is None else u_init
-        flow = FlowState(
-            u=torch.empty_like(start),
-            tau2=tau2,
-            converged=torch.zeros(copies, dtype=torch.bool, device=device),
-            sweeps=torch.zeros(copies, dtype=torch.int64, device=device),
+    def measured(self, state: FlowState, load: Load) -> Measured:
+        """Voltages and branch currents of a solution of `solve` for this load."""
+        layout, u, tau2 = self.layout, Pair.of(state.u), self.tau2_at_places(state.tau2)
+        drawn_current, j = Pair.room(2, state.u)
+        squared = torch.empty_like(tau2)
+        drawn = Drawn.of(load, tau2)
+        drawn.currents(u, out=drawn_current, work=j, weight=squared)
+        Between(layout, state.u, self.slack).join(drawn_current.both, drawn_current.rows)
+        torch.bmm(layout.below, drawn_current.both.flatten(0, 1), out=j.both.flatten(0, 1))
+        per_above = j.squared(squared).div_(self.tau2_above(state.tau2))
+        i_squared = layout.at_buses(per_above).mul_(self._i_squared_per_parent)
+        u_squared = u.squared(squared)
+        return Measured(
+            v_squared_pu=layout.at_buses(tau2.mul_(u_squared)).T,
+            i_squared_pu=i_squared.T,
+            shunt_p_pu=u_squared.mul_(drawn.shunt[:, :1]).sum((0, 1, 2)),
+            u=state.u,
+            j=j.both,
         )
-        self._sweep(flow, torch.arange(copies, device=device), Sweep(self, load, tau2, start), tolerance_pu)
-        return flow
-
-    def solve_again(self, flow: FlowState, rows: Tensor, load: Load, tau2: Tensor, tolerance_pu: float) -> None:
-        """Solve copies `rows` of `flow` once more in place, from where they are, with other taps or loads.
-
-        `load` and `tau2` hold these copies only; their sweeps add up.
-        """
-        work = Sweep(self, load, tau2, flow.u.index_select(1, rows))
-        flow.tau2.index_copy_(0, rows, tau2)
-        flow.converged.index_fill_(0, rows, False)
-        self._sweep(flow, rows, work, tolerance_pu)
-
-    def _sweep(self, flow: FlowState, rows: Tensor, work: Sweep, tolerance_pu: float) -> None:
-        """Sweep `work`, the copies `rows` of `flow`; each is written there when it finishes.
-
-        A copy stops at its own last sweep, so that its result does not depend on the others.
-        """
-        running, left = torch.ones_like(rows, dtype=torch.bool), len(rows)
-        for sweep in range(1, MAX_SWEEPS + 1):
-            work.advance()
-            if sweep < LEAST_SWEEPS:
-                continue
-            done = work.change() < tolerance_pu**2
-            (finished,) = (done & running).nonzero(as_tuple=True)
-            if len(finished) == 0:
-                continue
-            places = self._write(flow, rows, work, finished, sweep)
-            flow.converged.index_fill_(0, places, True)
-            left -= len(finished)
-            if left == 0:
-                return
-            running &= ~done
-            if left < COMPACT_BELOW * len(rows):
-                (keep,) = running.nonzero(as_tuple=True)
-                work, rows, running = (
-                    work.select(keep),
-                    rows.index_select(0, keep),
-                    torch.ones_like(keep, dtype=torch.bool),
-                )
-        self._write(flow, rows, work, running.nonzero(as_tuple=True)[0], MAX_SWEEPS)
-
-    @staticmethod
-    def _write(flow: FlowState, rows: Tensor, work: Sweep, which: Tensor, sweeps: int) -> Tensor:
-        places = rows.index_select(0, which)
-        flow.u.index_copy_(1, places, work.u.index_select(1, which))
-        flow.sweeps.index_add_(0, places, torch.ones_like(places), alpha=sweeps)
-        return places
-
-    def currents(self, state: FlowState, load: Load) -> Currents:
-        """Branch currents of a solution of `solve` for this load."""
-        at_buses, j = (Pair.of(torch.empty_like(state.u)) for _ in range(2))
-        i_squared = torch.empty_like(state.tau2)
-        Drawn.of(load, state.tau2).currents(Pair.of(state.u), at_buses, work=j, weight=i_squared)
-        self.sums.downstream(at_buses.both, out=j.both)
-        j.squared(i_squared).div_(state.tau2.index_select(1, self.parent))
-        i_squared[:, 0] = 0.0  # no branch above the slack bus
-        return Currents(state.u, j.both, i_squared, self.parent)
-
-    def losses(self, state: FlowState, currents: Currents, load: Load) -> Tensor:
-        """(C,) series and shunt losses in pu."""
-        return (currents.i_squared_pu * self.z[0] + self.v_squared(state) * load.shunt[0]).sum(-1)

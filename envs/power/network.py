@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-
-from envs.power.tree_sums import in_subtrees
 
 BASE_MVA = 1.0
 
@@ -124,7 +123,8 @@ class Network:
 
     def below(self, buses: Tensor) -> Tensor:
         """(n, N) bool: whether each bus lies in the subtree of each of `buses` (n,), itself included."""
-        return in_subtrees(self.subtree_end, buses)
+        position = torch.arange(self.num_buses)
+        return (position >= buses[:, None]) & (position < self.subtree_end[buses][:, None])
 
     def path_sums(self, values: Tensor) -> Tensor:
         """(N,) sum of `values` (N,) over the path from the slack bus to each bus, both included."""

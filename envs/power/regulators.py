@@ -1,6 +1,6 @@
 """Automatic voltage regulators: settle the taps of every copy around the power flow.
 
-Data flow: injections and last taps -> `TapSettler` (calls `FlowSolver`) -> taps and flow that belong together.
+Data flow: injections and last taps -> `TapSettler` (calls `Solving`) -> taps and flow that belong together.
 """
 
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.power.flow import FlowSolver, FlowState, Load
+from envs.power.flow import FlowSolver
 from envs.power.network import Network
+from envs.power.solving import FlowState, Solving
+from envs.power.sweep import Load
 
 MAX_ROUNDS = 10
 
@@ -28,14 +30,12 @@ class TapSettler:
     def __init__(self, net: Network, solver: FlowSolver) -> None:
         self._solver = solver
         regulators = net.regulators
-        bus = torch.tensor([regulator.bus for regulator in regulators], dtype=torch.int64)
         like = solver.rating_pu
 
         def column(name: str) -> Tensor:
             values = [float(getattr(regulator, name)) for regulator in regulators]
             return torch.tensor(values, dtype=torch.float64).to(like)
 
-        self._bus = bus.to(like.device)
         self._paths = solver.tap_paths
         self._target, self._half_band = column("target_pu"), column("half_band_pu")
         self._step, self._tap_min, self._tap_max = column("step_pu"), column("tap_min"), column("tap_max")
@@ -83,20 +83,20 @@ class TapSettler:
             load: of C copies.
             tap: (C, R) start, such as the previous hour's taps.
             tolerance_pu: of the power flow.
-            start: a solution at these taps, where the power flow starts; default no load.
+            start: a solution at these taps, where the power flow starts; default as a `Solving`.
             target_pu: (C, R) to hold in each copy; default the network's.
             frozen: (C, R) bool: regulators that keep their taps, such as those without voltage; default none.
         """
         solver = self._solver
         target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
         tau2 = solver.tau_squared(tap) if start is None else start.tau2.clone()  # later rounds change it in place
-        flow = solver.solve(load, tau2, tolerance_pu, None if start is None else start.u)
-        rounds = torch.ones_like(flow.sweeps)
+        solving = Solving(solver, load, tau2, tolerance_pu, None if start is None else start.u)
+        rounds = torch.ones_like(solving.flow.sweeps)
         rows, taps = torch.arange(len(tap), device=tap.device), tap
         for _ in range(MAX_ROUNDS - 1):
             old = taps.index_select(0, rows)
-            v_pu = solver.v_squared(flow, self._bus).index_select(0, rows).sqrt_()
-            moves = flow.converged.index_select(0, rows).unsqueeze(1)
+            v_pu = solver.regulated_v_pu(solving.flow).index_select(0, rows)
+            moves = solving.flow.converged.index_select(0, rows).unsqueeze(1)
             if frozen is not None:
                 moves = moves & ~frozen.index_select(0, rows)
             new = torch.where(moves, self.moved(old, v_pu, target_pu.index_select(0, rows)), old)
@@ -104,7 +104,7 @@ class TapSettler:
             if len(changed) == 0:
                 break
             rows, new = rows.index_select(0, changed), new.index_select(0, changed)
-            solver.solve_again(flow, rows, load.of(rows), solver.tau_squared(new), tolerance_pu)
+            solving.again(rows, solver.tau_squared(new))
             taps = taps.index_copy(0, rows, new)
             rounds.index_add_(0, rows, torch.ones_like(rows))
-        return Settled(taps, flow, rounds)
+        return Settled(taps, solving.flow, rounds)

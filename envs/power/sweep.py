@@ -1,7 +1,7 @@
 """The sweeps of a batch of flows: the hot loop, in memory and views that are made once.
 
-Data flow: `FlowSolver`, `Load` -> `Sweep`, which `FlowSolver.solve` advances; formulas in flow.py.
-Dims: C copies, N buses.
+Data flow: `FlowSolver`, `Load` -> `Sweep`, which `Solving` advances; formulas in flow.py.
+Dims: C copies, K blocks of n places (layout.py).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,49 +9,73 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from envs.power.layout import Layout
+
 if TYPE_CHECKING:
-    from envs.power.flow import FlowSolver, Load
+    from envs.power.flow import FlowSolver
 
 LOW_VOLTAGE_PU = 0.8  # below, injections turn into constant impedances (as in OpenDSS): the sweep keeps converging
 
 
 class Pair(NamedTuple):
-    """A complex quantity (2, C, N) with its views."""
+    """A complex quantity (K, 2, n, C) with its views."""
 
     both: Tensor
-    real: Tensor  # (C, N)
-    imag: Tensor  # (C, N)
+    real: Tensor  # (K, 1, n, C)
+    imag: Tensor  # (K, 1, n, C)
 
     @classmethod
     def of(cls, both: Tensor) -> "Pair":
         """With its views."""
-        return cls(both, *both.unbind(0))
+        return cls(both, both.narrow(1, 0, 1), both.narrow(1, 1, 1))
+
+    @classmethod
+    def room(cls, count: int, like: Tensor) -> "list[Pair]":
+        """Memory for so many, in few calls."""
+        room = like.new_empty(count, *like.shape)
+        views = (room, room.narrow(2, 0, 1), room.narrow(2, 1, 1))
+        return [cls(*parts) for parts in zip(*(view.unbind(0) for view in views), strict=True)]
+
+    @property
+    def rows(self) -> Tensor:
+        """(2 K n, C)."""
+        return self.both.flatten(0, 2)
 
     def squared(self, out: Tensor) -> Tensor:
-        """Write the squared magnitudes to `out`, (C, N), and return it."""
+        """Write the squared magnitudes to `out`, (K, 1, n, C), and return it."""
         return torch.mul(self.real, self.real, out=out).addcmul_(self.imag, self.imag)
+
+
+class Load(NamedTuple):
+    """What the buses of C copies draw, P and Q in pu, consumption positive, in the solver's layout."""
+
+    power: Tensor  # (K, 2, n, C) constant power
+    shunt: Tensor  # (K, 2, n, C), or (K, 2, n, 1) for all: what it draws at 1 pu, conductance and minus susceptance
+
+    def of(self, copies: Tensor) -> "Load":
+        """Of some copies."""
+        shared = self.shunt.shape[-1] == 1
+        return Load(of_copies(self.power, copies), self.shunt if shared else of_copies(self.shunt, copies))
 
 
 class Drawn(NamedTuple):
     """What the buses of C copies draw, referred as `U`: constant power, and constant impedance at low voltage."""
 
-    power: Tensor  # (2, C, N)
-    shunt: Tensor  # (2, C, N) P and Q of shunts at |U| = 1
-    limit: Tensor  # (C, N) largest 1 / |U|^2 at which a load draws constant power
+    power: Tensor  # (K, 2, n, C)
+    shunt: Tensor  # (K, 2, n, C) P and Q of shunts at |U| = 1
+    limit: Tensor  # (K, 1, n, C) largest 1 / |U|^2 at which a load draws constant power
 
     @classmethod
-    def of(cls, load: "Load", tau2: Tensor) -> "Drawn":
-        """Of a load at taps."""
-        copies, buses = tau2.shape
-        return cls(load.power.expand(2, copies, buses), load.shunt * tau2, tau2 / LOW_VOLTAGE_PU**2)
+    def of(cls, load: Load, tau2: Tensor) -> "Drawn":
+        """Of a load behind the ratios `tau2`, (K, 1, n, C)."""
+        return cls(load.power, load.shunt * tau2, tau2 / LOW_VOLTAGE_PU**2)
 
     def select(self, keep: Tensor) -> "Drawn":
         """Of some copies."""
-        power, shunt = (part.index_select(1, keep) for part in (self.power, self.shunt))
-        return Drawn(power, shunt, self.limit.index_select(0, keep))
+        return Drawn(*(of_copies(part, keep) for part in self))
 
     def currents(self, u: Pair, out: Pair, work: Pair, weight: Tensor) -> None:
-        """Write conj((P + jQ) / U) at each bus to `out`; `work` and `weight` (C, N) are overwritten."""
+        """Write conj((P + jQ) / U) at each bus to `out`; `work` and `weight` (K, 1, n, C) are overwritten."""
         u.squared(weight).reciprocal_()
         torch.minimum(weight, self.limit, out=weight)
         torch.addcmul(self.shunt, self.power, weight, out=work.both)  # P and Q at |U| = 1
@@ -60,50 +84,114 @@ class Drawn(NamedTuple):
         out.imag.addcmul_(work.imag, u.real, value=-1.0)
 
 
+class Between:
+    """What passes between the blocks of C copies: currents to the source, voltages from it."""
+
+    def __init__(self, layout: Layout, like: Tensor, slack: Tensor) -> None:
+        """`like`: a value (K, 2, n, C); `slack` (2, 1) the voltage of the source."""
+        count, _, _, copies = like.shape
+        self._sums, self._ports = layout.sums, layout.ports
+        passed = like.new_empty(3, count, 2, copies)  # currents of each block, sums over blocks, what comes from ports
+        self._own, self._total, self._at_port = passed.unbind(0)
+        self._at_port[0] = slack  # where the first block hangs
+        self._own_columns, self._total_columns, self._port_columns = passed.flatten(2).unbind(0)
+        _, self._total_rows, self._port_rows = passed.flatten(1, 2)[:, 2:].unbind(0)
+        self._above = self._total[:, :, None]
+
+    def join(self, current: Tensor, rows: Tensor) -> None:
+        """Add to each bus what the blocks that hang on it draw, in `current` (K, 2, n, C), whose rows are `rows`."""
+        torch.sum(current, 2, out=self._own)
+        self._sums.downstream(self._own_columns, out=self._total_columns)
+        rows.index_add_(0, self._ports, self._total_rows)
+
+    def above(self, rows: Tensor, scale: Tensor) -> Tensor:
+        """(K, 2, 1, C): the voltage above each block, from the rises within all of them.
+
+        Args:
+            rows: (2 K n, C) of the rises within each block, before they are multiplied by the block's `scale`.
+            scale: (K, 1, C) of the block that each block hangs on; 1 for the first.
+        """
+        torch.index_select(rows, 0, self._ports, out=self._port_rows)
+        self._at_port.mul_(scale)
+        self._sums.path(self._port_columns, out=self._total_columns)
+        return self._above
+
+
 class Sweep:
     """The copies that still iterate, the constants of their solve, and the space they work in.
 
-    Memory and views are made once: with few copies, calls that make them would take longer than the arithmetic.
+    Its memory and views are made once: with few copies, calls that make them would take longer than the arithmetic.
     """
 
-    def __init__(self, solver: "FlowSolver", load: "Load", tau2: Tensor, u: Tensor) -> None:
-        """`u` (2, C, N) is where it starts; it is left as it is."""
-        self._sums, self._slack = solver.sums, solver.slack
-        self._hold(Drawn.of(load, tau2), solver.z / -tau2.index_select(1, solver.parent), u)
+    def __init__(self, solver: "FlowSolver", load: Load, tau2: Tensor, u: Tensor) -> None:
+        """`u` (K, 2, n, C) is where it starts; it is left as it is. `tau2` (C, R + 1)."""
+        self._solver = solver
+        self._make_room(u)
+        self.restart(load, tau2)
 
-    def _hold(self, drawn: Drawn, z: Tensor, u: Tensor) -> None:
-        self._drawn, self._z = drawn, Pair.of(z)
+    def restart(self, load: Load, tau2: Tensor, moving: Tensor | None = None) -> None:
+        """Go on with other loads or taps; `moving` (C,) is 1 for copies that do, 0 for those that stay; None: all."""
+        solver = self._solver
+        self._hold(Drawn.of(load, solver.tau2_at_places(tau2)), solver.tau2_above(tau2).reciprocal_(), moving)
+
+    def _hold(self, drawn: Drawn, scale: Tensor, moving: Tensor | None) -> None:
+        self._drawn, self._scale, self._moving = drawn, scale, moving
+        # 1 / |tau|^2 above each block (K, 1, 1, C), and above the one that it hangs on (K, 1, C)
+        self._scale_above = scale[:, 0].index_select(0, self._solver.layout.block_above)
+
+    def _make_room(self, u: Tensor) -> None:
         self._u = self._before = Pair.of(u)
-        self._next, self._after_next, self._work = (Pair.of(torch.empty_like(u)) for _ in range(3))
-        self._slack_rise = self._work.both[..., 0]
-        self._weight = torch.empty_like(drawn.limit)
+        self._next, self._after_next = (Pair.of(torch.empty_like(u)) for _ in range(2))  # one outlives the solve
+        self._current, self._work = Pair.room(2, u)
+        self._weight = torch.empty_like(self._work.real)
+        self._between = Between(self._solver.layout, u, self._solver.slack)
+        self._current_rows, self._current_blocks = self._current.rows, self._current.both.flatten(1, 2)
+        self._rise_rows, self._rise_blocks = self._work.rows, self._work.both.flatten(1, 2)
 
     @property
     def u(self) -> Tensor:
-        """(2, C, N) voltages after the last sweep."""
+        """(K, 2, n, C) voltages after the last sweep; those of stopped copies after theirs."""
         return self._u.both
 
     def advance(self) -> None:
         """One sweep."""
-        z, current, rise = self._z, self._next, self._work
-        self._drawn.currents(self._u, out=rise, work=current, weight=self._weight)
-        self._sums.downstream(rise.both, out=current.both)
-        torch.mul(z.real, current.both, out=rise.both)
-        rise.real.addcmul_(z.imag, current.imag, value=-1.0)
-        rise.imag.addcmul_(z.imag, current.real)
-        self._slack_rise.copy_(self._slack)  # the slack bus is the first of every path
-        self._sums.path(rise.both, out=current.both)
-        self._before, self._u = self._u, current
-        self._next, self._after_next = self._after_next, current
+        current, rise, u = self._current, self._work, self._next
+        self._drawn.currents(self._u, out=current, work=rise, weight=self._weight)
+        self._between.join(current.both, self._current_rows)
+        torch.bmm(self._solver.layout.minus_z, self._current_blocks, out=self._rise_blocks)
+        above = self._between.above(self._rise_rows, self._scale_above)
+        torch.addcmul(above, self._scale, rise.both, out=u.both)
+        if self._moving is not None:
+            torch.lerp(self._u.both, u.both, self._moving, out=u.both)
+        self._before, self._u = self._u, u
+        self._next, self._after_next = self._after_next, u
+
+    def stop(self, copies: Tensor) -> None:
+        """Leave copies (c,) where they are."""
+        if self._moving is None:
+            self._moving = self._scale.new_ones(self._scale.shape[-1])
+        self._moving.index_fill_(0, copies, 0.0)
+
+    def take(self, copies: Tensor, other: "Sweep") -> None:
+        """Voltages of copies (c,) from a solve of these alone."""
+        rows = self._u.rows
+        rows.scatter_(1, copies.expand(len(rows), -1), other._u.rows)
 
     def change(self) -> Tensor:
         """Largest squared change of each copy in the last sweep, (C,)."""
         torch.sub(self._u.both, self._before.both, out=self._work.both)
-        return self._work.squared(self._weight).amax(-1)
+        return self._work.squared(self._weight).flatten(0, 2).amax(0)
 
     def select(self, keep: Tensor) -> "Sweep":
         """The same solve for fewer copies."""
         other = object.__new__(Sweep)
-        other._sums, other._slack = self._sums, self._slack
-        other._hold(self._drawn.select(keep), self._z.both.index_select(1, keep), self.u.index_select(1, keep))
+        other._solver = self._solver
+        other._make_room(of_copies(self.u, keep))
+        other._hold(self._drawn.select(keep), of_copies(self._scale, keep), None)
         return other
+
+
+def of_copies(values: Tensor, copies: Tensor) -> Tensor:
+    """(..., C) -> (..., c): as a matrix, which is several times as fast as along the last of more dimensions."""
+    rows = values.flatten(0, -2).index_select(1, copies)
+    return rows.view(*values.shape[:-1], len(copies))

@@ -25,12 +25,13 @@ class TapPaths:
             nearest.append(own.get(bus, above))
         parents = [int(net.parent[regulator.bus]) for regulator in net.regulators]
         self._above = [nearest[parent] for parent in parents]  # of each regulator the next one towards the slack
-        self._nearest = torch.tensor(nearest, device=device)  # (N,) R where there is none
+        self.nearest = torch.tensor(nearest, device=device)  # (N,) last regulator on the way to each bus; R: none
         upstream, rows = list[Tensor](), self._above
         while any(k < none for k in rows):  # the first, second, ... regulator above each
             upstream.append(torch.tensor(rows, device=device))
             rows = [none if k == none else self._above[k] for k in rows]
         self._upstream = upstream
+        self._upstream_or_none = [torch.nn.functional.pad(rows, (0, 1), value=none) for rows in upstream]  # (R + 1,)
         self._dense: Tensor | None = None
         if none <= DENSE_REGULATORS:  # (R, R): [i, k] is 1 where i is above k
             self._dense = torch.zeros(none + 1, none, device=device)
@@ -45,7 +46,7 @@ class TapPaths:
 
     def to_bus(self, bus: int) -> list[int]:
         """The regulators on the path to a bus, its own included, from the slack on."""
-        chain, k = [], int(self._nearest[bus])
+        chain, k = [], int(self.nearest[bus])
         while k < len(self._above):
             chain.append(k)
             k = self._above[k]
@@ -61,6 +62,12 @@ class TapPaths:
             total += padded.index_select(-1, rows)
         return total
 
-    def spread(self, values: Tensor, otherwise: float) -> Tensor:
-        """(C, R) -> (C, N): each bus gets the value of the last regulator on its path; `otherwise` without any."""
-        return torch.nn.functional.pad(values, (0, 1), value=otherwise).index_select(-1, self._nearest)
+    def products(self, values: Tensor) -> Tensor:
+        """(C, R) -> (C, R + 1): each regulator gets the product over those on its path, its own included; then 1.
+
+        Products of few factors, so that a copy's ratios are the same bit for bit in any batch.
+        """
+        total = padded = torch.nn.functional.pad(values, (0, 1), value=1.0)
+        for rows in self._upstream_or_none:
+            total = total * padded.index_select(-1, rows)
+        return total

@@ -188,7 +188,7 @@ def test_an_island_lives_from_its_battery_alone() -> None:
         state, p_mw = env._grid_state, env.applied["battery_p_mw"]
         assert (state.party_p_mw[:, 1:] == 0).all()
         assert (state.pcc_q_mvar == 0).all()
-        alive = ~state.dead[:, env._grid._pcc]
+        alive = ~state.dead[:, [env.network.area_starts[name] for name in env.scenario.microgrids]]
         assert torch.equal(alive.sum(-1).double(), step.metrics["islanded"])
         assert (p_mw[~alive] == 0).all()
         change = env._account.energy_mwh - energy

@@ -33,7 +33,7 @@ class Counter(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         self.work += sum(tensor.numel() for tensor in tensors)
         if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
-            left, right = [t for t in tensors[-4:-1] if t.dim() >= 2][-2:]
+            left, right = args[-2:]
             self.work += left.numel() * right.shape[-1]
         return result
 
@@ -73,10 +73,17 @@ def tensors_of(part: object, seen: set[int]) -> Iterator[Tensor]:
 def test_a_step_of_four_times_the_feeders_costs_at_most_four_times(
     keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_sums, "DENSE_BUSES", 0)  # smaller networks would be dense
+    monkeypatch.setattr(tree_sums, "DENSE_NODES", 1)  # fewer blocks would be summed by one product
     small, large = made(4, keys), made(16, keys)
     buses = large.network.num_buses / small.network.num_buses
     assert work_of_steps(large) <= SLACK * buses * work_of_steps(small)
+
+
+def test_one_product_over_all_blocks_would_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_sums, "DENSE_NODES", 10**6)
+    small, large = made(8, {}), made(32, {})
+    buses = large.network.num_buses / small.network.num_buses
+    assert work_of_steps(large) > SLACK * buses * work_of_steps(small)
 
 
 def test_what_an_env_holds_grows_with_its_buses() -> None:

@@ -45,3 +45,28 @@ def test_stepping_on_leaves_a_saved_state_alone() -> None:
     assert torch.equal(saved["drawer"]["episode"], expected["drawer"]["episode"])
     env.load_state_dict(saved)
     assert_same(steps(env, 5, 60), going_on)
+
+
+def test_the_state_of_a_version_that_kept_ratios_by_bus_goes_on() -> None:
+    env = envs.make(num_envs=3, seed=9)
+    env.reset()
+    steps(env, 0, 5)
+    saved = env.state_dict()
+    assert saved["grid"]["flow"]["u"].shape == (2, 3, env.network.num_buses)
+    saved["grid"]["flow"]["tau2"] = torch.ones(3, env.network.num_buses)
+    other = envs.make(num_envs=3, seed=1)
+    other.load_state_dict(saved)
+    assert_same(steps(other, 5, 30), steps(env, 5, 30))
+
+
+def test_a_copy_whose_flow_failed_goes_on_too() -> None:
+    env = envs.make(num_envs=3, seed=9)
+    env.reset()
+    draw = env._grid.draw
+    env._grid.draw = lambda load, *buses: draw(load, *buses) * torch.tensor([1.0, 1e4, 1.0])  # pyright: ignore[reportAttributeAccessIssue]
+    steps(env, 0, 2)
+    env._grid.draw = draw
+    assert env._grid_state.converged.tolist() == [True, False, True]
+    other = envs.make(num_envs=3, seed=1)
+    other.load_state_dict(env.state_dict())
+    assert_same(steps(other, 2, 30), steps(env, 2, 30))

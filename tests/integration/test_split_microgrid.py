@@ -14,7 +14,7 @@ from mappo.adapters import SplitVecEnv
 
 ROOT = Path(__file__).parents[2]
 COPIES, GROUP = 8, 2
-CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # products of another batch size may end in other bits
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # products of another batch size may end in other bits
 
 
 def make(copies: range) -> envs.MicrogridEnv:

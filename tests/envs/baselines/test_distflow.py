@@ -27,6 +27,7 @@ def put_into(model: DistFlow, env: MicrogridEnv, policy: Any) -> float:
     now = env.situation()
     model.set_day(day_data(now, outlook(now, "perfect", env.scenario.steps_per_hour))[0])
     grid, cost, settle = env._grid, 0.0, env._grid.settle
+    branches = grid._solver.meters(torch.arange(1, env.network.num_buses))
     rows: dict[str, list[Tensor]] = {}
     settled: list[GridState] = []  # the env's own state is that of the next day after the last step
 
@@ -42,9 +43,9 @@ def put_into(model: DistFlow, env: MicrogridEnv, policy: Any) -> float:
         assert bool(state.converged.all())
         devices = Applied(**{name: applied[name] for name in Applied._fields})
         drawn = grid.drawn(now.today.load[:, :, step], devices, None)
-        currents = grid._solver.currents(state.flow, grid._solver.load(*drawn))
-        flow_p, flow_q = currents.power(slice(1, None))
-        values = {"p": flow_p, "q": flow_q, "l": currents.i_squared_pu[:, 1:], "v": state.v_pu[:, 1:].square()}
+        measured = grid._solver.measured(state.flow, grid._solver.load(*drawn))
+        flow_p, flow_q = measured.power(branches)
+        values = {"p": flow_p, "q": flow_q, "l": measured.i_squared_pu[:, 1:], "v": state.v_pu[:, 1:].square()}
         values |= {"head_p": state.head_p_mw, "party": state.party_p_mw, "battery": applied["battery_p_mw"]}
         values |= {"battery_q": applied["battery_q_mvar"], "generator_p": applied["generator_p_mw"]}
         values |= {"pv": applied["pv_p_mw"], "wind": applied["wind_p_mw"]}

@@ -14,7 +14,6 @@ from envs.power.flow import FlowSolver
 from envs.power.network import BASE_MVA
 from envs.power.outage import Outages
 from envs.power.regulators import TapSettler
-from envs.power.tree_sums import path_matrix
 from envs.scenario import Scenario
 from tests.envs.operating_points import Judge, scenario_points
 from tests.envs.pandapower_reference import solve, voltages
@@ -43,14 +42,14 @@ def solved(net: Network, p_mw: torch.Tensor, q_mvar: torch.Tensor, tap: torch.Te
     """Complex voltages (C, N) with nan at dead buses, and the source's power; injections generation positive."""
     solver, outages = FlowSolver(net, CPU, DOUBLE), Outages(net, CPU, DOUBLE)
     unfed = outages.unfed(is_open)
-    load = outages.load(-p_mw / BASE_MVA, -q_mvar / BASE_MVA, is_open, unfed)
+    load = solver.load(*outages.drawn(-p_mw / BASE_MVA, -q_mvar / BASE_MVA, is_open, unfed))
     state = solver.solve(load, solver.tau_squared(tap), 1e-11)
     assert state.converged.all()
     assert state.u.isfinite().all()
-    currents = solver.currents(state, load)
-    assert (currents.i_squared_pu[unfed] == 0).all()
+    measured = solver.measured(state, load)
+    assert (measured.i_squared_pu[unfed] == 0).all()
     v = solver.voltage(state)
-    return torch.where(unfed, torch.nan, v).numpy(), torch.complex(*currents.power(slice(0, 1)))[:, 0]
+    return torch.where(unfed, torch.nan, v).numpy(), torch.complex(*measured.power(solver.source))[:, 0]
 
 
 def take_out(net: Any, names: tuple[str, ...]) -> None:
@@ -85,7 +84,7 @@ def test_outages_agree_with_pandapower_at_any_tap(scenario: Scenario, names: tup
 
 def test_every_outage_kills_its_subtree_and_nothing_else(scenario: Scenario) -> None:
     net = build_network(scenario)
-    outages, path = Outages(net, CPU, DOUBLE), path_matrix(net.subtree_end)
+    outages, path = Outages(net, CPU, DOUBLE), net.below(torch.arange(net.num_buses)).double()
     rng = torch.Generator().manual_seed(0)
     is_open = torch.rand(200, net.num_buses, generator=rng) < 0.03
     is_open[:, 0] = False
@@ -98,7 +97,8 @@ def test_without_an_outage_the_load_is_the_plain_one(scenario: Scenario) -> None
     solver, outages = FlowSolver(net, CPU, DOUBLE), Outages(net, CPU, DOUBLE)
     points = scenario_points(scenario, net, 4, seed=1)
     none = torch.zeros(4, net.num_buses, dtype=torch.bool)
-    mine, plain = outages.load(points.p_mw, points.q_mvar, none, none), solver.load(points.p_mw, points.q_mvar)
+    mine = solver.load(*outages.drawn(points.p_mw, points.q_mvar, none, none))
+    plain = solver.load(points.p_mw, points.q_mvar)
     for one, two in zip(mine, plain, strict=True):
         assert torch.equal(one, two.expand_as(one))
 
@@ -147,7 +147,7 @@ def test_a_dead_regulator_keeps_its_taps(scenario: Scenario) -> None:
     is_open = open_branches(net, "DSO.RG11-832").expand(20, -1)
     unfed = outages.unfed(is_open)
     frozen = unfed[:, [regulator.bus for regulator in net.regulators]]
-    load = outages.load(-points.p_mw, -points.q_mvar, is_open, unfed)
+    load = solver.load(*outages.drawn(-points.p_mw, -points.q_mvar, is_open, unfed))
     settled = settler.settle(load, points.tap, 1e-10, frozen=frozen)
     assert frozen[0].tolist() == [False, False, True, True, False]
     assert torch.equal(settled.tap[frozen], points.tap[frozen])

@@ -34,12 +34,13 @@ def test_values_run_down_the_chains(net: Network) -> None:
     paths = TapPaths(net, CPU)
     above = on_path[:, regulated].fill_diagonal_(0.0)
     torch.testing.assert_close(paths.upstream(values), values @ above)
-    totals = paths.spread(values + paths.upstream(values), otherwise=0.0)
-    torch.testing.assert_close(totals, values @ on_path)
+    ratios = paths.products(values.exp())
+    torch.testing.assert_close(ratios[:, paths.nearest], (values @ on_path).exp())
 
 
 def test_a_network_without_regulators_has_no_chains(net: Network) -> None:
     paths = TapPaths(replace(net, regulators=()), CPU)
     assert paths.depth == 0
     assert paths.to_bus(net.num_buses - 1) == []
-    assert paths.spread(torch.zeros(2, 0), otherwise=1.0).tolist() == [[1.0] * net.num_buses] * 2
+    assert paths.products(torch.zeros(2, 0)).tolist() == [[1.0], [1.0]]
+    assert paths.nearest.tolist() == [0] * net.num_buses

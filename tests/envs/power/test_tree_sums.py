@@ -1,12 +1,12 @@
-"""The three ways to sum over subtrees and paths, against loops over the tree, on random trees of all shapes."""
+"""Blocks of a tree, and both ways to sum over subtrees and paths, against loops, on random trees of all shapes."""
 
 import pytest
 import torch
-from torch import Tensor
 
 from envs.composition import build_network
 from envs.power import tree_sums
-from envs.power.tree_sums import BlockSums, DenseSums, PrefixSums
+from envs.power.blocks import Blocks, best_size
+from envs.power.tree_sums import BlockSums, DenseSums
 from envs.scenario import load_scenario
 
 CPU, DOUBLE = torch.device("cpu"), torch.float64
@@ -22,13 +22,6 @@ def random_tree(buses: int, rng: torch.Generator, *, reach: int) -> list[int]:
     return parents
 
 
-def ends_of(parents: list[int]) -> Tensor:
-    sizes = [1] * len(parents)
-    for bus in range(len(parents) - 1, 0, -1):
-        sizes[parents[bus]] += sizes[bus]
-    return torch.tensor([bus + size for bus, size in enumerate(sizes)])
-
-
 TREES = {
     "one bus": [0],
     "chain": [max(bus - 1, 0) for bus in range(40)],
@@ -39,31 +32,59 @@ TREES = {
 
 
 @pytest.mark.parametrize("parents", TREES.values(), ids=TREES)
-@pytest.mark.parametrize("block_buses", [1, 3, 10, 1000])
-@pytest.mark.parametrize("folded_blocks", [2, 1000])
-def test_all_give_what_a_loop_gives(
-    parents: list[int], block_buses: int, folded_blocks: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [2, 3, 10, 1000])
+@pytest.mark.parametrize("dense", [1, 8])
+def test_both_give_what_a_loop_gives(
+    parents: list[int], most: int, dense: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_sums, "BLOCK_BUSES", block_buses)
-    monkeypatch.setattr(tree_sums, "FOLDED_BLOCKS", folded_blocks)
-    ends, buses = ends_of(parents), len(parents)
-    values = torch.randn(2, 3, buses, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    monkeypatch.setattr(tree_sums, "BLOCK_NODES", most)
+    monkeypatch.setattr(tree_sums, "DENSE_NODES", dense)  # blocks of blocks of blocks
+    buses = len(parents)
+    values = torch.randn(buses, 6, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     subtree, path = values.clone(), values.clone()
     for bus in range(1, buses):
-        path[..., bus] += path[..., parents[bus]]
+        path[bus] += path[parents[bus]]
     for bus in range(buses - 1, 0, -1):
-        subtree[..., parents[bus]] += subtree[..., bus]
-    for sums in (DenseSums(ends, CPU, DOUBLE), BlockSums(ends, CPU, DOUBLE), PrefixSums(ends, CPU)):
-        torch.testing.assert_close(sums.downstream(values), subtree, rtol=0, atol=1e-12)
-        torch.testing.assert_close(sums.path(values), path, rtol=0, atol=1e-12)
+        subtree[parents[bus]] += subtree[bus]
+    for sums in (DenseSums(parents, CPU, DOUBLE), BlockSums(parents, CPU, DOUBLE)):
+        found = torch.full_like(values, torch.nan)
+        sums.downstream(values, out=found)
+        torch.testing.assert_close(found, subtree, rtol=0, atol=1e-12)
+        sums.path(values, out=found)
+        torch.testing.assert_close(found, path, rtol=0, atol=1e-12)
 
 
-def test_the_choice_follows_size_and_shape() -> None:
-    def chosen(ends: Tensor) -> type:
-        return type(tree_sums.tree_sums(ends, CPU, DOUBLE))
+@pytest.mark.parametrize("parents", TREES.values(), ids=TREES)
+@pytest.mark.parametrize("most", [1, 4, 1000])
+def test_blocks_hang_together_below_one_node_of_an_earlier_block(parents: list[int], most: int) -> None:
+    ends = set(range(3, len(parents), 7))
+    blocks = Blocks(parents, most, ends)
+    assert blocks.size <= most
+    assert len(set(blocks.place.tolist())) == len(parents) == int(blocks.filled.sum())
+    assert torch.equal(blocks.node[blocks.place], torch.arange(len(parents)))
+    block = (blocks.place // blocks.size).tolist()
+    assert block[0] == 0
+    for node, parent in enumerate(parents[1:], start=1):
+        if block[node] == block[parent]:
+            assert parent not in ends
+        else:
+            assert parent == blocks.above[block[node]]
+            assert block[parent] == blocks.parent[block[node]] < block[node]
 
-    assert chosen(build_network(load_scenario("ieee34_ieee13")).subtree_end) is DenseSums
-    for scenario in ("substation", "ieee123"):
-        assert chosen(build_network(load_scenario(scenario)).subtree_end) is BlockSums
-    assert chosen(ends_of([max(bus - 1, 0) for bus in range(500)])) is PrefixSums  # hardly anything but trunk
-    assert chosen(ends_of([0] * 500)) is PrefixSums  # blocks of one bus each
+
+def test_what_hangs_on_one_node_shares_blocks() -> None:
+    assert Blocks(TREES["star"], 10).count == 4
+    assert Blocks(TREES["chain"], 10).count == 4
+    assert Blocks(TREES["equal feeders"], 20).count == 3  # two feeders each, and the source
+
+
+def test_the_default_network_fills_its_blocks() -> None:
+    net = build_network(load_scenario("ieee34_ieee13"))
+    parent, regulated = net.parent.tolist(), {regulator.bus for regulator in net.regulators}
+    blocks = Blocks(parent, best_size(parent, regulated), regulated)
+    assert blocks.filled.double().mean() > 0.8
+
+
+def test_large_trees_go_in_blocks_and_small_ones_do_not() -> None:
+    assert isinstance(tree_sums.tree_sums(TREES["chain"], CPU, DOUBLE), DenseSums)
+    assert isinstance(tree_sums.tree_sums([max(bus - 1, 0) for bus in range(500)], CPU, DOUBLE), BlockSums)
