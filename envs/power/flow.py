@@ -72,7 +72,7 @@ def solve_power_flow(
     if not tolerance_pu > 0:
         raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
     solver = _solver(net, p_mw.device, p_mw.dtype)
-    tau2 = solver.tau_squared(tap)
+    tau2 = solver.tau_squared(tap).expand(len(p_mw), -1)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
     load = solver.load(p_mw / -BASE_MVA, q_mvar / -BASE_MVA)
     state = solver.solve(load, tau2, tolerance_pu, u_init)
@@ -94,7 +94,7 @@ def solve_power_flow(
 def _checked_points(
     net: Network, p_mw: Tensor, q_mvar: Tensor, tap: Tensor | None, v_init: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The inputs of `solve_power_flow`, each with a row for every copy."""
+    """The inputs of `solve_power_flow`, each with a row for every copy; but one row of taps stays one."""
     if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
         raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
     if q_mvar.dtype != p_mw.dtype:
@@ -111,7 +111,7 @@ def _checked_points(
         if value.shape not in ((copies, width), (1, width)):
             raise ValueError(f"{name} must have shape ({copies}, {width}), got {tuple(value.shape)}")
     full = {name: value.expand(copies, -1) for name, value in rows.items()}
-    return full["p_mw"], full["q_mvar"], full["tap"], full.get("v_init")
+    return full["p_mw"], full["q_mvar"], rows["tap"], full.get("v_init")
 
 
 @lru_cache(maxsize=8)
@@ -161,6 +161,7 @@ class FlowSolver:
         self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle())[:, None].to(
             device, torch.complex128 if dtype == torch.float64 else torch.complex64
         )
+        self._rotates = bool((fixed_tau.angle() != 0).any())
         per_parent = 1 / fixed_tau2[net.parent]
         per_parent[0] = 0.0  # no branch above the slack bus
         self._i_squared_per_parent = real(per_parent)[:, None]
@@ -219,7 +220,7 @@ class FlowSolver:
 
     def likely_start(self, load: Load) -> Tensor:
         """(K, 2, n, C) voltages as if what each copy draws were spread like the network's nominal load."""
-        total = load.power.sum(2)[:, 0].sum(0)
+        total = self.layout.is_real @ load.power.flatten(0, 2)
         return torch.addcmul(self.slack[:, None], self._drop_per_p, total, value=-1.0)
 
     def referred(self, v_pu: Tensor, tau2: Tensor) -> Tensor:
@@ -230,8 +231,9 @@ class FlowSolver:
 
     def voltage(self, state: FlowState) -> Tensor:
         """(C, N) complex voltages."""
-        v = self.layout.at(state.u, self.layout.all_rows).mul_(self.tau2_at_buses(state.tau2).sqrt_())
-        return torch.complex(v[0], v[1]).mul_(self._rotation).T
+        parts = self.layout.at(state.u, self.layout.all_rows).mul_(self.tau2_at_buses(state.tau2).sqrt_())
+        v = torch.complex(parts[0], parts[1])
+        return (v.mul_(self._rotation) if self._rotates else v).T
 
     def regulated_v_pu(self, state: FlowState) -> Tensor:
         """(C, R) voltage magnitudes at the regulators' buses."""

@@ -32,6 +32,7 @@ class Layout:
         self.bus = blocks.node.to(device)  # (K n,) bus at each place; 0 at empty ones
         node = blocks.node.view(blocks.count, 1, blocks.size)
         self._row = (node + torch.tensor([0, net.num_buses])[:, None]).flatten().to(device)  # (2 K n,) of (2 N)
+        self.is_real = torch.tensor([1.0, 0.0]).repeat_interleave(blocks.size).repeat(blocks.count).to(device, dtype)
         self._filled = blocks.filled.view(blocks.count, 1, blocks.size, 1).to(device, dtype)
         self.ports = (rows(blocks.ports)[:, None] + both).flatten().to(device)  # (2 (K - 1),) of blocks 1, 2, ...
         self.block_above = torch.tensor(blocks.parent, device=device)  # (K,) that each block hangs on
