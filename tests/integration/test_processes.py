@@ -138,13 +138,16 @@ def test_the_first_process_says_that_another_is_lost(tmp_path: Path) -> None:
     while (
         time.monotonic() - waited < 60
         and process.poll() is None
-        and not (run / "checkpoints" / "iteration_000001.pt").exists()
+        and not (run / "checkpoints" / "iteration_000002.pt").exists()  # `latest` is there since the first
     ):
         time.sleep(0.1)
     (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(other), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search("^error: rank 0 of 2 has lost another one.*rank 1 ended", err)
+    # it may be found out by the sums (which say so) or by gloo, when a checkpoint is being put together
+    assert re.search(
+        "^error: rank 0 of 2 has lost another one, which ended or cannot be reached .*(rank 1 ended|gloo)", err
+    )
     assert err.strip().endswith(f"resumes it: python scripts/train.py --processes 2 --resume {run}")
     assert len(err.splitlines()) == 1
