@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from envs.power.builder import Branch, NetworkBuilder
-from envs.power.flow import FlowSolver
+from envs.power.flow import FlowSolver, Measured
 from envs.power.network import BASE_MVA, Network
 from envs.power.outage import Outages
-from envs.power.solving import FlowState, Solving
+from envs.power.solving import Solving
 from envs.power.sweep import Load
 from envs.scenario import Scenario
 
@@ -120,7 +120,8 @@ class Island:
         load = self._load(demand, dead, plants)
         tau2 = self._solver.tau_squared(plants.new_zeros(len(plants), 0))
         solving = Solving(self._solver, load, tau2, tolerance_pu)
-        p_mw, q_mvar = self._battery(solving.flow, load)
+        measured = self._solver.measured(solving.flow, load)
+        p_mw, q_mvar = self._battery(measured)
         for _ in range(CURTAIL_ROUNDS):
             surplus = p_mw - self.limits.charge_mw(demand.energy_mwh, q_mvar)
             produced = plants.sum(-1) * BASE_MVA
@@ -135,9 +136,9 @@ class Island:
             drawn = self._load(some, dead[rows], plants[rows] * (1 - cut[rows, None]))
             load = Load(*(whole.index_copy(-1, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
             solving.again(rows, tau2[rows], load)
-            p_mw, q_mvar = self._battery(solving.flow, load)
+            measured = self._solver.measured(solving.flow, load)
+            p_mw, q_mvar = self._battery(measured)
         alive = solving.flow.converged & self.limits.cover(p_mw, q_mvar, demand.energy_mwh)
-        measured = self._solver.measured(solving.flow, load)
         lives = alive[:, None] & ~dead
         return Living(
             alive=alive,
@@ -152,9 +153,9 @@ class Island:
     def _load(self, demand: Demand, dead: Tensor, plants: Tensor) -> Load:
         return self._solver.load(*self._outages.drawn(demand.p - plants @ self._place, demand.q, demand.is_open, dead))
 
-    def _battery(self, flow: FlowState, load: Load) -> tuple[Tensor, Tensor]:
+    def _battery(self, measured: Measured) -> tuple[Tensor, Tensor]:
         """(C,) P and Q of the battery, charging and consuming positive: what comes back from the network."""
-        p, q = self._solver.measured(flow, load).power(self._solver.source)
+        p, q = measured.power(self._solver.source)
         return -p[:, 0] * BASE_MVA, -q[:, 0] * BASE_MVA
 
 

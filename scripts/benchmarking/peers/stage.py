@@ -6,7 +6,7 @@ BenchMARL on a VMAS task, each in an environment of its own. What is missing is 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
 from benchmarking.peers.training import rllib_rates
 from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
 from benchmarking.vmas_stage import benchmarl_rates
-from envs.power import PowerFlow, solve_power_flow
+from envs.power import solve_power_flow
 
 PRECISE_PU = 1e-8
 TARGETS_PU = (CLOSE_PU, PRECISE_PU)
@@ -83,24 +83,20 @@ def _ours(case: FlowCase, device: str, threads: int) -> list[FlowPeer]:
     """
     peers, exact = [], case.exact()
     kinds = ((torch.float32, FAST_PU, CLOSE_PU), (torch.float64, PRECISE_PU, PRECISE_PU))
-    flat = torch.full_like(case.injections(device, torch.float32)[0], 1.0) * complex(case.net.slack_v_pu)
+    flat = torch.full((1, case.net.num_buses), complex(case.net.slack_v_pu), dtype=torch.complex64, device=device)
     starts = [(*kind, "", None) for kind in kinds] + [(*kinds[0], " from a flat start", flat)]
     for dtype, tolerance_pu, target_pu, start, v_init in starts:
         p_mw, q_mvar = case.injections(device, dtype)
         solve = partial(solve_power_flow, case.net, p_mw, q_mvar, tolerance_pu=tolerance_pu, v_init=v_init)
-
-        def work(solve: Callable[[], PowerFlow] = solve) -> torch.Tensor:
-            return solve().v_pu
-
         name = f"ours{start}, {str(dtype).removeprefix('torch.')}, within {target_pu:.0e}, threads {threads}"
         peers.append(
             FlowPeer(
                 library="ours",
                 what=name,
                 target_pu=target_pu,
-                error_pu=largest_error(work(), exact),
+                error_pu=largest_error(solve().v_pu, exact),
                 flows=case.copies,
-                work=work,
+                work=solve,
             )
         )
     return peers
