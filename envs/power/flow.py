@@ -12,7 +12,7 @@ lies side by side (layout.py). Dims: C copies, N buses, R regulators, K blocks o
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -29,17 +29,57 @@ LEAST_NET_SHARE = 0.1  # of apparent power: where real powers cancel, their sum 
 DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
 
 
-class PowerFlow(NamedTuple):
-    """Solution of `solve_power_flow`. L lines and X transformers in the order of `net.branch_names`."""
+class PowerFlow:
+    """Solution of `solve_power_flow`. L lines and X transformers in the order of `net.branch_names`.
 
-    v_pu: Tensor  # (B, N) complex
-    converged: Tensor  # (B,) bool
-    iterations: Tensor  # (B,) sweeps used
-    line_loading: Tensor  # (B, L) series current at the parent side / ampacity
-    trafo_loading: Tensor  # (B, X) current at the parent side / rated current at nominal voltage
-    source_p_mw: Tensor  # (B,) power from the slack bus into the network
-    source_q_mvar: Tensor  # (B,)
-    losses_mw: Tensor  # (B,) series and shunt losses
+    What follows from the voltages is computed when it is first asked for, all of it together.
+
+    Attributes:
+        v_pu: (B, N) complex.
+        converged: (B,) bool.
+        iterations: (B,) sweeps used.
+    """
+
+    def __init__(self, solver: "FlowSolver", load: Load, state: FlowState) -> None:
+        self._solver, self._load, self._state = solver, load, state
+        self.v_pu, self.converged, self.iterations = solver.voltage(state), state.converged, state.sweeps
+
+    @cached_property
+    def line_loading(self) -> Tensor:
+        """(B, L) series current at the parent side / ampacity."""
+        return self._loading.index_select(0, self._solver.line_buses).T
+
+    @cached_property
+    def trafo_loading(self) -> Tensor:
+        """(B, X) current at the parent side / rated current at nominal voltage."""
+        return self._loading.index_select(0, self._solver.trafo_buses).T
+
+    @cached_property
+    def source_p_mw(self) -> Tensor:
+        """(B,) power from the slack bus into the network."""
+        return self._source[0][:, 0] * BASE_MVA
+
+    @cached_property
+    def source_q_mvar(self) -> Tensor:
+        """(B,) likewise."""
+        return self._source[1][:, 0] * BASE_MVA
+
+    @cached_property
+    def losses_mw(self) -> Tensor:
+        """(B,) series and shunt losses."""
+        return (self._measured.i_squared_pu @ self._solver.resistance + self._measured.shunt_p_pu) * BASE_MVA
+
+    @cached_property
+    def _measured(self) -> "Measured":
+        return self._solver.measured(self._state, self._load)
+
+    @cached_property
+    def _source(self) -> tuple[Tensor, Tensor]:
+        return self._measured.power(self._solver.source)
+
+    @cached_property
+    def _loading(self) -> Tensor:  # (N, B)
+        return self._measured.i_squared_pu.T.sqrt().mul_(self._solver.per_rating)
 
 
 def solve_power_flow(
@@ -72,23 +112,10 @@ def solve_power_flow(
     if not tolerance_pu > 0:
         raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
     solver = _solver(net, p_mw.device, p_mw.dtype)
-    tau2 = solver.tau_squared(tap).expand(len(p_mw), -1)
+    tau2 = solver.tau_squared(tap)
+    load = solver.load(p_mw, q_mvar, per_unit=-1 / BASE_MVA)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
-    load = solver.load(p_mw / -BASE_MVA, q_mvar / -BASE_MVA)
-    state = solver.solve(load, tau2, tolerance_pu, u_init)
-    measured = solver.measured(state, load)
-    loading = measured.i_squared_pu.T.sqrt().mul_(solver.per_rating)  # (N, B)
-    source_p, source_q = measured.power(solver.source)
-    return PowerFlow(
-        v_pu=solver.voltage(state),
-        converged=state.converged,
-        iterations=state.sweeps,
-        line_loading=loading.index_select(0, solver.line_buses).T,
-        trafo_loading=loading.index_select(0, solver.trafo_buses).T,
-        source_p_mw=source_p[:, 0] * BASE_MVA,
-        source_q_mvar=source_q[:, 0] * BASE_MVA,
-        losses_mw=(measured.i_squared_pu @ solver.resistance + measured.shunt_p_pu) * BASE_MVA,
-    )
+    return PowerFlow(solver, load, solver.solve(load, tau2, tolerance_pu, u_init))
 
 
 def _checked_points(
@@ -184,15 +211,15 @@ class FlowSolver:
     def _drop_of(self, p_mw: Tensor, q_mvar: Tensor) -> Tensor:
         """(K, 2, n, 1) how far voltages drop for each pu that loads in these proportions, (N,) each, draw together."""
         share = TYPICAL_SHARE / BASE_MVA
-        load, start = self.load(share * p_mw[None], share * q_mvar[None]), self.flat_start(1)
+        load, start = self.load(p_mw[None], q_mvar[None], per_unit=share), self.flat_start(1)
         tau2 = self.tau_squared(p_mw.new_zeros(1, len(self._step_pu)))
         flow, total = self.solve(load, tau2, ROUGH_PU, start), share * p_mw.sum()
         usable = flow.converged & (total > LEAST_NET_SHARE * share * torch.hypot(p_mw, q_mvar).sum())
         return torch.where(usable, (start - flow.u) / torch.where(usable, total, 1.0), 0.0)
 
-    def load(self, p: Tensor, q: Tensor, shunt: Tensor | None = None) -> Load:
-        """Powers (C, N) in pu, and shunts (2, N, C), P and Q at 1 pu; default the network's own."""
-        power = self.layout.spread_drawn(torch.stack([p.T, q.T]))
+    def load(self, p: Tensor, q: Tensor, shunt: Tensor | None = None, per_unit: float = 1.0) -> Load:
+        """Powers (C, N) in multiples of `per_unit` pu, and shunts (2, N, C), P and Q at 1 pu; default the network's."""
+        power = self.layout.spread_drawn(torch.stack([p.T, q.T]), per_unit)
         return Load(power, self._shunt_at_places if shunt is None else self.layout.spread_drawn(shunt))
 
     def tau_squared(self, tap: Tensor) -> Tensor:
@@ -203,7 +230,7 @@ class FlowSolver:
         """(C, R + 1) -> (K, 1, n, C) of all ratios on the path to each bus."""
         count, size = self.layout.shape
         behind = tau2.T.index_select(0, self._nearest_at_places).mul_(self._fixed_tau2_at_places)
-        return behind.view(count, 1, size, len(tau2))
+        return behind.view(count, 1, size, len(tau2))  # here and below C is 1 for one row of `tau2`
 
     def tau2_above(self, tau2: Tensor) -> Tensor:
         """(C, R + 1) -> (K, 1, 1, C) of the regulators on the path to the bus that each block hangs on."""
@@ -252,7 +279,7 @@ class FlowSolver:
         """Voltages and branch currents of a solution of `solve` for this load."""
         layout, u, tau2 = self.layout, Pair.of(state.u), self.tau2_at_places(state.tau2)
         drawn_current, j = Pair.room(2, state.u)
-        squared = torch.empty_like(tau2)
+        squared = torch.empty_like(u.real)
         drawn = Drawn.of(load, tau2)
         drawn.currents(u, out=drawn_current, work=j, weight=squared)
         Between(layout, state.u, self.slack).join(drawn_current.both, drawn_current.rows)
@@ -261,7 +288,7 @@ class FlowSolver:
         i_squared = layout.at_buses(per_above).mul_(self._i_squared_per_parent)
         u_squared = u.squared(squared)
         return Measured(
-            v_squared_pu=layout.at_buses(tau2.mul_(u_squared)).T,
+            v_squared_pu=layout.at_buses(tau2 * u_squared).T,
             i_squared_pu=i_squared.T,
             shunt_p_pu=u_squared.mul_(drawn.shunt[:, :1]).sum((0, 1, 2)),
             u=state.u,

@@ -46,9 +46,9 @@ class Layout:
         count, size = self.shape
         return values.flatten(0, 1).index_select(0, self._row).view(count, 2, size, values.shape[-1])
 
-    def spread_drawn(self, values: Tensor) -> Tensor:
-        """As `spread`, with 0 at empty places, which count in the sums."""
-        return self.spread(values).mul_(self._filled)
+    def spread_drawn(self, values: Tensor, factor: float = 1.0) -> Tensor:
+        """As `spread`, times a factor, with 0 at empty places, which count in the sums."""
+        return self.spread(values).mul_(self._filled * factor)
 
     def rows(self, buses: Tensor) -> Tensor:
         """(2 m,) where `at` finds m buses."""

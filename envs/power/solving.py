@@ -24,7 +24,8 @@ class FlowState(NamedTuple):
     """Raw solution: what the env carries from hour to hour."""
 
     u: Tensor  # (K, 2, n, C) voltage divided by the ratios on its path, in the solver's layout
-    tau2: Tensor  # (C, R + 1) |product of the regulators' ratios|^2 on the path to and behind each; the last is 1
+    tau2: Tensor
+    """(C, R + 1) |product of the regulators' ratios|^2 on the path to and behind each; the last is 1. One row: all."""
     converged: Tensor  # (C,) bool
     sweeps: Tensor  # (C,) int64
 
@@ -40,14 +41,16 @@ class Solving:
         Args:
             solver: of the network.
             load: of C copies.
-            tau2: (C, R + 1) from `FlowSolver.tau_squared`; `again` changes it in place, and the voltages in `flow`.
+            tau2: (C, R + 1) from `FlowSolver.tau_squared`, or a row for all copies, which `again` does not take; it
+                changes the rows in place, and the voltages in `flow`.
             tolerance_pu: largest |dU| of the last sweep.
             u_init: (K, 2, n, C) start; default `FlowSolver.likely_start`.
         """
         start = solver.likely_start(load) if u_init is None else u_init
         self._solver, self._load, self._tolerance = solver, load, tolerance_pu**2
         self._work = Sweep(solver, load, tau2, start)
-        sweeps = _run(self._work, torch.full_like(tau2[:, 0], self._tolerance), len(tau2))
+        copies = load.power.shape[-1]
+        sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), copies)
         self.flow = FlowState(u=self._work.u, tau2=tau2, converged=sweeps > 0, sweeps=sweeps.abs_())
 
     def again(self, copies: Tensor, tau2: Tensor, load: Load | None = None) -> None:

@@ -54,8 +54,7 @@ class Load(NamedTuple):
 
     def of(self, copies: Tensor) -> "Load":
         """Of some copies."""
-        shared = self.shunt.shape[-1] == 1
-        return Load(of_copies(self.power, copies), self.shunt if shared else of_copies(self.shunt, copies))
+        return Load(*(of_copies(part, copies) for part in self))
 
 
 class Drawn(NamedTuple):
@@ -124,7 +123,7 @@ class Sweep:
     """
 
     def __init__(self, solver: "FlowSolver", load: Load, tau2: Tensor, u: Tensor) -> None:
-        """`u` (K, 2, n, C) is where it starts; it is left as it is. `tau2` (C, R + 1)."""
+        """`u` (K, 2, n, C) is where it starts; it is left as it is. `tau2` (C, R + 1), or (1, R + 1) for all."""
         self._solver = solver
         self._make_room(u)
         self.restart(load, tau2)
@@ -169,7 +168,7 @@ class Sweep:
     def stop(self, copies: Tensor) -> None:
         """Leave copies (c,) where they are."""
         if self._moving is None:
-            self._moving = self._scale.new_ones(self._scale.shape[-1])
+            self._moving = self._scale.new_ones(self.u.shape[-1])
         self._moving.index_fill_(0, copies, 0.0)
 
     def take(self, copies: Tensor, other: "Sweep") -> None:
@@ -192,6 +191,11 @@ class Sweep:
 
 
 def of_copies(values: Tensor, copies: Tensor) -> Tensor:
-    """(..., C) -> (..., c): as a matrix, which is several times as fast as along the last of more dimensions."""
+    """(..., C) -> (..., c): as a matrix, which is several times as fast as along the last of more dimensions.
+
+    What all copies share, (..., 1), stays as it is.
+    """
+    if values.shape[-1] == 1:
+        return values
     rows = values.flatten(0, -2).index_select(1, copies)
     return rows.view(*values.shape[:-1], len(copies))

@@ -6,12 +6,14 @@ BenchMARL on a VMAS task, each in an environment of its own. What is missing is 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarking.flow_case import CLOSE_PU, FAST_PU, FlowCase, flow_case, largest_error
 from benchmarking.peers.flow_peer import INSTALL, FlowPeer, is_installed
@@ -21,7 +23,7 @@ from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
 from benchmarking.peers.training import rllib_rates
 from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
 from benchmarking.vmas_stage import benchmarl_rates
-from envs.power import solve_power_flow
+from envs.power import PowerFlow, solve_power_flow
 
 PRECISE_PU = 1e-8
 TARGETS_PU = (CLOSE_PU, PRECISE_PU)
@@ -77,29 +79,42 @@ def _beside_fastest(found: dict[str, FlowPeer], values: dict[str, list[float]], 
 
 
 def _ours(case: FlowCase, device: str, threads: int) -> list[FlowPeer]:
-    """One batch with all that `solve_power_flow` returns: voltages, loadings, losses, power at the source.
+    """One batch, for its voltages, as of other libraries, and once for loadings, losses and power at the source too.
 
     By default it starts from the likely drop of the loads; the last one is given a flat start, as other libraries take.
     """
-    peers, exact = [], case.exact()
-    kinds = ((torch.float32, FAST_PU, CLOSE_PU), (torch.float64, PRECISE_PU, PRECISE_PU))
+    fast, precise = (torch.float32, FAST_PU, CLOSE_PU), (torch.float64, PRECISE_PU, PRECISE_PU)
     flat = torch.full((1, case.net.num_buses), complex(case.net.slack_v_pu), dtype=torch.complex64, device=device)
-    starts = [(*kind, "", None) for kind in kinds] + [(*kinds[0], " from a flat start", flat)]
-    for dtype, tolerance_pu, target_pu, start, v_init in starts:
+    exact = case.exact()
+
+    def peer(
+        kind: str, accuracy: tuple[torch.dtype, float, float], work: Callable[..., PowerFlow], **start: Tensor
+    ) -> FlowPeer:
+        dtype, tolerance_pu, target_pu = accuracy
         p_mw, q_mvar = case.injections(device, dtype)
-        solve = partial(solve_power_flow, case.net, p_mw, q_mvar, tolerance_pu=tolerance_pu, v_init=v_init)
-        name = f"ours{start}, {str(dtype).removeprefix('torch.')}, within {target_pu:.0e}, threads {threads}"
-        peers.append(
-            FlowPeer(
-                library="ours",
-                what=name,
-                target_pu=target_pu,
-                error_pu=largest_error(solve().v_pu, exact),
-                flows=case.copies,
-                work=solve,
-            )
+        solve = partial(work, case.net, p_mw, q_mvar, tolerance_pu=tolerance_pu, **start)
+        return FlowPeer(
+            library="ours",
+            what=f"ours{kind}, {str(dtype).removeprefix('torch.')}, within {target_pu:.0e}, threads {threads}",
+            target_pu=target_pu,
+            error_pu=largest_error(solve().v_pu, exact),
+            flows=case.copies,
+            work=solve,
         )
-    return peers
+
+    return [
+        peer("", fast, solve_power_flow),
+        peer("", precise, solve_power_flow),
+        peer(" with loadings and losses", fast, _with_everything),
+        peer(" from a flat start", fast, solve_power_flow, v_init=flat),
+    ]
+
+
+def _with_everything(*args: Any, **kwargs: Any) -> PowerFlow:
+    """`solve_power_flow`, and all that it tells besides voltages."""
+    flow = solve_power_flow(*args, **kwargs)
+    _ = flow.line_loading, flow.trafo_loading, flow.source_p_mw, flow.source_q_mvar, flow.losses_mw
+    return flow
 
 
 def _others(settings: Settings, case: FlowCase, threads: int) -> list[FlowPeer]:

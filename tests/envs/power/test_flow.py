@@ -21,6 +21,8 @@ from tests.envs.operating_points import (
 )
 
 CPU = torch.device("cpu")
+VALUES = ("v_pu", "line_loading", "trafo_loading", "source_p_mw", "source_q_mvar", "losses_mw")
+RESULTS = ("converged", "iterations", *VALUES)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,33 @@ def test_below_080_pu_an_injection_is_a_constant_impedance() -> None:
     assert result.source_p_mw.item() == pytest.approx((1 / (z + 0.64 / s.conjugate())).real, abs=1e-9)
 
 
+def test_results_asked_for_later_are_those_of_the_points_that_were_solved(scenario: Scenario, net: Network) -> None:
+    points = scenario_points(scenario, net, 8, seed=6)
+    wanted = solve_power_flow(net, *points)
+    wanted = {name: getattr(wanted, name).clone() for name in RESULTS}
+    later = solve_power_flow(net, *points)
+    later.v_pu.zero_()
+    for value in points:
+        value.add_(1.0)
+    for name in set(RESULTS) - {"v_pu"}:
+        assert torch.equal(getattr(later, name), wanted[name]), name
+
+
+@pytest.mark.parametrize("copies", [1, 600])  # of the second most stop early and are left out of the last sweeps
+def test_one_row_of_taps_is_for_all_copies(scenario: Scenario, net: Network, copies: int) -> None:
+    points = scenario_points(scenario, net, copies, seed=8)
+    tap = points.tap[:1] + 1.0
+    level = torch.ones(copies, 1, dtype=torch.float64)
+    level[: copies // 4] = 2.0
+    one, all_rows = (
+        solve_power_flow(net, points.p_mw * level, points.q_mvar, rows) for rows in (tap, tap.expand(copies, -1))
+    )
+    assert copies == 1 or len(one.iterations.unique()) > 2
+    assert torch.equal(one.iterations, all_rows.iterations)
+    for name in VALUES:
+        assert torch.allclose(getattr(one, name), getattr(all_rows, name), rtol=1e-13, atol=1e-13), name
+
+
 def test_overload_is_flagged_without_nan_and_leaves_its_neighbours_alone(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 8, seed=6)
     alone = solve_power_flow(net, *points)
@@ -158,7 +187,8 @@ def test_overload_is_flagged_without_nan_and_leaves_its_neighbours_alone(scenari
     others = torch.arange(8) != 3
     assert not result.converged[3]
     assert result.converged[others].all()
-    for name, value in result._asdict().items():
+    for name in RESULTS:
+        value = getattr(result, name)
         assert torch.isfinite(torch.view_as_real(value) if value.is_complex() else value).all(), name
         assert torch.equal(value[others], getattr(alone, name)[others]), name
     assert result.iterations[3] == MAX_SWEEPS
