@@ -32,7 +32,8 @@ DEFAULT_TOLERANCE_PU = {torch.float64: 1e-10, torch.float32: 1e-6}
 class PowerFlow:
     """Solution of `solve_power_flow`. L lines and X transformers in the order of `net.branch_names`.
 
-    What follows from the voltages is computed when it is first asked for, all of it together.
+    What follows from the voltages is computed when it is first asked for, branch currents once for all of it. Loads and
+    state stay in memory with it: keep the tensors alone where that counts.
 
     Attributes:
         v_pu: (B, N) complex.
@@ -113,7 +114,7 @@ def solve_power_flow(
         raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
     solver = _solver(net, p_mw.device, p_mw.dtype)
     tau2 = solver.tau_squared(tap)
-    load = solver.load(p_mw, q_mvar, per_unit=-1 / BASE_MVA)
+    load = solver.load(p_mw, q_mvar, unit_pu=-1 / BASE_MVA)
     u_init = None if v_init is None else solver.referred(v_init, tau2)
     return PowerFlow(solver, load, solver.solve(load, tau2, tolerance_pu, u_init))
 
@@ -211,15 +212,15 @@ class FlowSolver:
     def _drop_of(self, p_mw: Tensor, q_mvar: Tensor) -> Tensor:
         """(K, 2, n, 1) how far voltages drop for each pu that loads in these proportions, (N,) each, draw together."""
         share = TYPICAL_SHARE / BASE_MVA
-        load, start = self.load(p_mw[None], q_mvar[None], per_unit=share), self.flat_start(1)
+        load, start = self.load(p_mw[None], q_mvar[None], unit_pu=share), self.flat_start(1)
         tau2 = self.tau_squared(p_mw.new_zeros(1, len(self._step_pu)))
         flow, total = self.solve(load, tau2, ROUGH_PU, start), share * p_mw.sum()
         usable = flow.converged & (total > LEAST_NET_SHARE * share * torch.hypot(p_mw, q_mvar).sum())
         return torch.where(usable, (start - flow.u) / torch.where(usable, total, 1.0), 0.0)
 
-    def load(self, p: Tensor, q: Tensor, shunt: Tensor | None = None, per_unit: float = 1.0) -> Load:
-        """Powers (C, N) in multiples of `per_unit` pu, and shunts (2, N, C), P and Q at 1 pu; default the network's."""
-        power = self.layout.spread_drawn(torch.stack([p.T, q.T]), per_unit)
+    def load(self, p: Tensor, q: Tensor, shunt: Tensor | None = None, unit_pu: float = 1.0) -> Load:
+        """Powers (C, N) in units of `unit_pu`, and shunts (2, N, C), P and Q at 1 pu; default the network's."""
+        power = self.layout.spread_drawn(torch.stack([p.T, q.T]), unit_pu)
         return Load(power, self._shunt_at_places if shunt is None else self.layout.spread_drawn(shunt))
 
     def tau_squared(self, tap: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class TapSettler:
             load: of C copies.
             tap: (C, R) start, such as the previous hour's taps.
             tolerance_pu: of the power flow.
-            start: a solution at these taps, where the power flow starts; default as a `Solving`.
+            start: a solution at these taps, with a row of ratios for each copy, where the power flow starts; default
+                as a `Solving`.
             target_pu: (C, R) to hold in each copy; default the network's.
             frozen: (C, R) bool: regulators that keep their taps, such as those without voltage; default none.
         """

@@ -57,11 +57,12 @@ class Solving:
         """Solve some copies (c,) once more, from where they are, with other taps, or with another load.
 
         Args:
-            copies: (c,) positions.
+            copies: (c,) positions, at least one.
             tau2: (c, R + 1) of these.
             load: of all copies, of which the others are as before; default the same.
         """
         flow, work, self._load = self.flow, self._work, self._load if load is None else load
+        assert len(flow.tau2) == len(flow.converged), "taps of each copy are needed to move some"
         flow.tau2.index_copy_(0, copies, tau2)
         if len(copies) > COMPACT_BELOW * len(flow.tau2):  # in the memory of all, which the others sit out
             tolerance = torch.full_like(flow.tau2[:, 0], -1.0).index_fill_(0, copies, self._tolerance)

@@ -58,7 +58,10 @@ class Load(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What the buses of C copies draw, referred as `U`: constant power, and constant impedance at low voltage."""
+    """What the buses of C copies draw, referred as `U`: constant power, and constant impedance at low voltage.
+
+    Shunts and limits are (..., 1) where all copies have the same taps and shunts, and so is what the sweep scales by.
+    """
 
     power: Tensor  # (K, 2, n, C)
     shunt: Tensor  # (K, 2, n, C) P and Q of shunts at |U| = 1
@@ -66,7 +69,7 @@ class Drawn(NamedTuple):
 
     @classmethod
     def of(cls, load: Load, tau2: Tensor) -> "Drawn":
-        """Of a load behind the ratios `tau2`, (K, 1, n, C)."""
+        """Of a load behind the ratios `tau2`, (K, 1, n, C), or (K, 1, n, 1) for all."""
         return cls(load.power, load.shunt * tau2, tau2 / LOW_VOLTAGE_PU**2)
 
     def select(self, keep: Tensor) -> "Drawn":
@@ -193,7 +196,7 @@ class Sweep:
 def of_copies(values: Tensor, copies: Tensor) -> Tensor:
     """(..., C) -> (..., c): as a matrix, which is several times as fast as along the last of more dimensions.
 
-    What all copies share, (..., 1), stays as it is.
+    What all copies share, (..., 1), stays as it is; `copies` is not empty.
     """
     if values.shape[-1] == 1:
         return values

@@ -14,7 +14,7 @@ SOLVES = 10  # of the batch, in each repetition
 
 
 def power_flow(settings: Settings) -> list[Rate]:
-    """Random loads, neutral taps, no start; rates, and max |dV| against float64 to 1e-10 pu. Reference: `runpp`."""
+    """Voltages of random loads, neutral taps, no start; max |dV| against float64 to 1e-10 pu. Reference: `runpp`."""
     case = flow_case(settings.scenario, settings.num_envs)
     exact = case.exact()
     rates = []
