@@ -128,14 +128,10 @@ class Island:
             active = ((surplus > 0) | (cut > 0)) & (surplus.abs() > MARGIN_MW / 4) & (produced > 0)
             active &= solving.flow.converged
             active &= (cut < 1) | (surplus < 0)
-            rows = torch.nonzero(active).flatten()
-            if len(rows) == 0:
+            cut = torch.where(active, (cut + surplus / produced).clamp(0.0, 1.0), cut)
+            load = self._load(demand, dead, plants * (1 - cut[:, None]))
+            if not solving.again(active, tau2, load):
                 break
-            cut[rows] = (cut[rows] + surplus[rows] / produced[rows]).clamp(0.0, 1.0)
-            some = Demand(*(part[rows] for part in demand))
-            drawn = self._load(some, dead[rows], plants[rows] * (1 - cut[rows, None]))
-            load = Load(*(whole.index_copy(-1, rows, piece) for whole, piece in zip(load, drawn, strict=True)))
-            solving.again(rows, tau2[rows], load)
             measured = self._solver.measured(solving.flow, load)
             p_mw, q_mvar = self._battery(measured)
         alive = solving.flow.converged & self.limits.cover(p_mw, q_mvar, demand.energy_mwh)

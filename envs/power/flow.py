@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.power.countdown import Countdown, runs_behind
 from envs.power.layout import Layout
 from envs.power.network import BASE_MVA, Network
 from envs.power.solving import FlowState, Solving
@@ -177,7 +178,7 @@ class FlowSolver:
         def real(values: Tensor) -> Tensor:
             return values.to(device, dtype)
 
-        self.dtype = dtype
+        self.dtype, self.countdown = dtype, Countdown(behind=runs_behind(device))
         self.parent = net.parent.to(device)
         self.rating_pu = real(net.rating_pu)
         self.per_rating = self.rating_pu.reciprocal()[:, None]

@@ -89,23 +89,17 @@ class TapSettler:
             frozen: (C, R) bool: regulators that keep their taps, such as those without voltage; default none.
         """
         solver = self._solver
-        target_pu = self.target_pu.expand_as(tap) if target_pu is None else target_pu
-        tau2 = solver.tau_squared(tap) if start is None else start.tau2.clone()  # later rounds change it in place
+        tau2 = solver.tau_squared(tap) if start is None else start.tau2
         solving = Solving(solver, load, tau2, tolerance_pu, None if start is None else start.u)
         rounds = torch.ones_like(solving.flow.sweeps)
-        rows, taps = torch.arange(len(tap), device=tap.device), tap
         for _ in range(MAX_ROUNDS - 1):
-            old = taps.index_select(0, rows)
-            v_pu = solver.regulated_v_pu(solving.flow).index_select(0, rows)
-            moves = solving.flow.converged.index_select(0, rows).unsqueeze(1)
+            moves = solving.flow.converged[:, None]
             if frozen is not None:
-                moves = moves & ~frozen.index_select(0, rows)
-            new = torch.where(moves, self.moved(old, v_pu, target_pu.index_select(0, rows)), old)
-            (changed,) = (new != old).any(-1).nonzero(as_tuple=True)
-            if len(changed) == 0:
+                moves = moves & ~frozen
+            new = torch.where(moves, self.moved(tap, solver.regulated_v_pu(solving.flow), target_pu), tap)
+            changed = (new != tap).any(-1)
+            if not solving.again(changed, solver.tau_squared(new)):
                 break
-            rows, new = rows.index_select(0, changed), new.index_select(0, changed)
-            solving.again(rows, solver.tau_squared(new))
-            taps = taps.index_copy(0, rows, new)
-            rounds.index_add_(0, rows, torch.ones_like(rows))
-        return Settled(taps, solving.flow, rounds)
+            tap = new
+            rounds += changed
+        return Settled(tap, solving.flow, rounds)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from envs.power.countdown import Countdown
 from envs.power.sweep import Load, Sweep, of_copies
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class Solving:
         Args:
             solver: of the network.
             load: of C copies.
-            tau2: (C, R + 1) from `FlowSolver.tau_squared`, or a row for all copies, which `again` does not take; it
-                changes the rows in place, and the voltages in `flow`.
+            tau2: (C, R + 1) from `FlowSolver.tau_squared`, or a row for all copies.
             tolerance_pu: largest |dU| of the last sweep.
             u_init: (K, 2, n, C) start; default `FlowSolver.likely_start`.
         """
@@ -50,35 +50,59 @@ class Solving:
         self._solver, self._load, self._tolerance = solver, load, tolerance_pu**2
         self._work = Sweep(solver, load, tau2, start)
         copies = load.power.shape[-1]
-        sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), copies)
+        solver.countdown.start(copies)
+        sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), solver.countdown)
         self.flow = FlowState(u=self._work.u, tau2=tau2, converged=sweeps > 0, sweeps=sweeps.abs_())
 
-    def again(self, copies: Tensor, tau2: Tensor, load: Load | None = None) -> None:
-        """Solve some copies (c,) once more, from where they are, with other taps, or with another load.
+    def again(self, asked: Tensor, tau2: Tensor, load: Load | None = None) -> bool:
+        """Solve some copies once more, from where they are, with other taps or another load; the others stay.
 
         Args:
-            copies: (c,) positions, at least one.
-            tau2: (c, R + 1) of these.
-            load: of all copies, of which the others are as before; default the same.
+            asked: (C,) bool: which.
+            tau2: (C, R + 1) of all copies, of which the others' are as before.
+            load: of all copies, likewise; default the same.
+
+        Returns:
+            Whether any was asked.
         """
-        flow, work, self._load = self.flow, self._work, self._load if load is None else load
-        assert len(flow.tau2) == len(flow.converged), "taps of each copy are needed to move some"
-        flow.tau2.index_copy_(0, copies, tau2)
-        if len(copies) > COMPACT_BELOW * len(flow.tau2):  # in the memory of all, which the others sit out
-            tolerance = torch.full_like(flow.tau2[:, 0], -1.0).index_fill_(0, copies, self._tolerance)
-            moving = None if len(copies) == len(tolerance) else (tolerance >= 0).to(tolerance)
-            work.restart(self._load, flow.tau2, moving)
-            sweeps = _run(work, tolerance, len(copies)).index_select(0, copies)
-        else:
-            part = Sweep(self._solver, self._load.of(copies), tau2, of_copies(work.u, copies))
-            sweeps = _run(part, torch.full_like(tau2[:, 0], self._tolerance), len(copies))
-            work.take(copies, part)
-        flow.converged.index_copy_(0, copies, sweeps > 0)
-        flow.sweeps.index_add_(0, copies, sweeps.abs_())
-        self.flow = flow._replace(u=work.u)
+        flow, work, countdown = self.flow, self._work, self._solver.countdown
+        load = self._load if load is None else load
+        countdown.start(len(asked))
+        countdown.post(~asked)
+        left = countdown.learn()
+        if left == 0:
+            return False
+        work.restart(load, tau2, None if left == len(asked) and not countdown.behind else asked.to(tau2))
+        if countdown.learn() == 0:
+            return False
+        sweeps = _run(work, torch.where(asked, self._tolerance, -1.0).to(tau2), countdown)
+        self._load = load
+        self.flow = FlowState(
+            u=work.u,
+            tau2=tau2,
+            converged=torch.where(asked, sweeps > 0, flow.converged),
+            sweeps=flow.sweeps + sweeps.abs(),
+        )
+        return True
 
 
-def _run(work: Sweep, tolerance: Tensor, left: int, swept: int = 0) -> Tensor:
+def _run_left(work: Sweep, tolerance: Tensor, sweeps: Tensor, countdown: Countdown, swept: int) -> Tensor:
+    """Gather those that are left and go on with them alone; arguments as of `_run`, and its result so far."""
+    asked, left = tolerance >= 0, countdown.learn()
+    keep = torch.nonzero_static(asked, size=left, fill_value=0).view(-1)  # the first again, where there are fewer
+    part, own_tolerance = work.select(keep), tolerance.index_select(0, keep)
+    countdown.start(left)
+    if countdown.behind:
+        done = own_tolerance < 0
+        countdown.post(done)
+        part.stop(done)
+    own = _run(part, own_tolerance, countdown, swept)
+    work.take(keep, part)
+    own = torch.where(asked.index_select(0, keep), own, sweeps.index_select(0, keep))
+    return sweeps.index_copy_(0, keep, own)
+
+
+def _run(work: Sweep, tolerance: Tensor, countdown: Countdown, swept: int = 0) -> Tensor:
     """Sweep until every copy has converged or 60 sweeps are over, and return the sweeps of each (c,).
 
     A copy stops at its own last sweep, so that its result does not depend on the others. The number is negative where
@@ -88,27 +112,25 @@ def _run(work: Sweep, tolerance: Tensor, left: int, swept: int = 0) -> Tensor:
         work: to sweep.
         tolerance: (c,) what the square of a copy's change must fall below, -1 for those that are not asked, or not any
             more; it is overwritten.
-        left: how many are asked.
+        countdown: of those that are asked.
         swept: how often the copies have been swept before.
     """
     sweeps = torch.zeros_like(tolerance, dtype=torch.int64)
+    left = countdown.learn()
     for sweep in range(swept + 1, MAX_SWEEPS + 1):
+        many = len(sweeps) - left >= COMPACT_FROM or sweep > LATE_SWEEPS
+        if left < COMPACT_BELOW * len(sweeps) and many:
+            return _run_left(work, tolerance, sweeps, countdown, sweep - 1)
         work.advance()
         if sweep < LEAST_SWEEPS:
             continue
-        finished = (work.change() < tolerance).nonzero().view(-1)
-        if len(finished):
-            sweeps.index_fill_(0, finished, sweep)
-            left -= len(finished)
+        finished = work.change() < tolerance
+        countdown.post(finished)
+        before, left = left, countdown.learn()
+        if left < before or countdown.behind:
+            sweeps.masked_fill_(finished, sweep)
             if left == 0:
                 return sweeps
-            tolerance.index_fill_(0, finished, -1.0)
+            tolerance.masked_fill_(finished, -1.0)
             work.stop(finished)
-        many = len(sweeps) - left >= COMPACT_FROM or sweep >= LATE_SWEEPS
-        if left < COMPACT_BELOW * len(sweeps) and many:
-            keep = (tolerance >= 0).nonzero().view(-1)
-            part = work.select(keep)
-            sweeps.index_copy_(0, keep, _run(part, tolerance.index_select(0, keep), left, sweep))
-            work.take(keep, part)
-            return sweeps
-    return torch.where(tolerance >= 0, -MAX_SWEEPS, sweeps)
+    return sweeps.masked_fill_(tolerance >= 0, -MAX_SWEEPS)

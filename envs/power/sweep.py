@@ -169,10 +169,10 @@ class Sweep:
         self._next, self._after_next = self._after_next, u
 
     def stop(self, copies: Tensor) -> None:
-        """Leave copies (c,) where they are."""
+        """Leave copies where they are, (C,) bool."""
         if self._moving is None:
             self._moving = self._scale.new_ones(self.u.shape[-1])
-        self._moving.index_fill_(0, copies, 0.0)
+        self._moving.masked_fill_(copies, 0.0)
 
     def take(self, copies: Tensor, other: "Sweep") -> None:
         """Voltages of copies (c,) from a solve of these alone."""

@@ -1,0 +1,61 @@
+"""How many copies of a batch are left, as the host learns it: where a GPU runs behind the host, not from the last count.
+
+Data flow: masks of copies that are done -> `Countdown` -> whether `solving.py` goes on.
+"""
+
+import torch
+from torch import Tensor
+
+
+def runs_behind(device: torch.device) -> bool:
+    """Whether the host queues work for this device and goes on, so that to read a result is to wait."""
+    return device.type == "cuda"
+
+
+class Countdown:
+    """Counts that a device makes and the host decides by.
+
+    On a CPU the host knows each at once. A GPU works off what the host has queued: to wait for a count that was just
+    asked for would let it run empty. There the host learns of a count one call of `learn` later, when more work is
+    queued, so that its number is an upper bound.
+    """
+
+    def __init__(self, *, behind: bool) -> None:
+        """`behind`: the device runs behind the host."""
+        self.behind = behind
+        self.start(0)
+
+    def start(self, copies: int) -> None:
+        """Count down from here; what was posted before is forgotten."""
+        self._left = copies
+        self._told, self._posted = list[Number](), list[Number]()
+
+    def post(self, done: Tensor) -> None:
+        """Let the device count copies that are done now, (c,) bool, each once."""
+        self._posted.append(Number(done.count_nonzero()))
+
+    def learn(self) -> int:
+        """How many are left at most: of all that was posted, or of what was before the last call."""
+        if self.behind:
+            due, self._told, self._posted = self._told, self._posted, []
+        else:
+            due, self._posted = self._posted, []
+        self._left -= sum(map(int, due))
+        return self._left
+
+
+class Number:
+    """A whole number on its way to the host, which waits for nothing that is queued behind it when it reads it."""
+
+    def __init__(self, value: Tensor) -> None:
+        """`value`: without dimensions."""
+        self._value, self._arrived = value, None
+        if value.is_cuda:
+            self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(value.device))
+
+    def __int__(self) -> int:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return int(self._value)
