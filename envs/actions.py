@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from envs.power.countdown import Number, runs_behind
+
 
 class Choice(NamedTuple):
     """One discrete decision of an agent."""
@@ -30,6 +32,15 @@ class Actions(NamedTuple):
     bids: Tensor  # (B, M, 0 or 1) in [-1, 1]
     choices: Tensor  # (B, M, H) int64
     operator: Tensor  # (B, K) int64 of the DSO; K = 0 where it is no agent
+
+
+class Doubt(NamedTuple):
+    """Actions that are refused where the number is not 0."""
+
+    actions: Tensor  # (B, A, U)
+    wrong: Tensor  # (B, A, U) bool
+    rule: str
+    number: Number
 
 
 class ActionLayout:
@@ -54,6 +65,7 @@ class ActionLayout:
     ) -> None:
         self._powers, self._bids = tuple(powers), tuple(bids)
         self._microgrids = len(microgrids)
+        self._doubts = list[Doubt]()
         self.agents = (*microgrids, *(operator or {}))
         self._choices = [tuple(choices)] * len(microgrids) + [tuple(own) for own in (operator or {}).values()]
         slots = max(map(len, self._choices))
@@ -111,8 +123,12 @@ class ActionLayout:
         """The actions of every copy (B, A, U) as a tensor; (A, U) is for all copies.
 
         Raises:
-            ValueError: a wrong shape, a number that is not finite, an index that is no option.
+            ValueError: a wrong shape, a number that is not finite, an index that is no option. Numbers that lie on a
+                GPU are judged by the next call, as this one would wait for them.
         """
+        doubts, self._doubts = self._doubts, []
+        for doubt in doubts:
+            self._settle(doubt, " in the step before this one")
         shape = (copies, len(self.agents), len(self.names))
         try:
             actions = torch.as_tensor(given)
@@ -178,9 +194,16 @@ class ActionLayout:
         return np.asarray(action, np.float32)
 
     def _refuse(self, actions: Tensor, wrong: Tensor, rule: str) -> None:
-        if wrong.any():
-            copy, agent, column = torch.nonzero(wrong)[0].tolist()
+        doubt = Doubt(actions, wrong, rule, Number(wrong.count_nonzero()))
+        if runs_behind(actions.device):
+            self._doubts.append(doubt)
+        else:
+            self._settle(doubt)
+
+    def _settle(self, doubt: Doubt, when: str = "") -> None:
+        if int(doubt.number):
+            copy, agent, column = torch.nonzero(doubt.wrong)[0].tolist()
             raise ValueError(
-                f"actions {rule}, got {actions[copy, agent, column]} for {self.names[column]} of "
-                f"{self.agents[agent]} in copy {copy}"
+                f"actions {doubt.rule}, got {doubt.actions[copy, agent, column]} for {self.names[column]} of "
+                f"{self.agents[agent]} in copy {copy}{when}"
             )

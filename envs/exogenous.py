@@ -53,7 +53,7 @@ class DeviceDay(NamedTuple):
         """Move a day to a device, steps first."""
 
         def by_step(values: Tensor) -> Tensor:
-            return values.to(device, dtype).movedim(-1, 0).contiguous()
+            return values.to(device, dtype, non_blocking=True).movedim(-1, 0).contiguous()
 
         pv_mw, wind_mw = by_step(day.renewables_mw).chunk(2, -1)
         price = by_step(day.price)

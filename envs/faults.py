@@ -65,18 +65,24 @@ class Faults:
             for kind in ("battery", *PLANT_KINDS)
         }  # (A,) each
         living = forming(scenario) if self._separates else []
+        # (n,) of each microgrid: the branches on its way to the source, as the buses below them
+        self._supply = [(net.subtree_end > head)[: head + 1].nonzero().view(-1) for head in heads]
         self._islands = {names.index(n): Island(scenario, net, n, like.device, like.dtype) for n in living}
         self._any: list[bool] = []
+        self._unfed_copies: dict[int, list[Tensor]] = {}
 
     def start_day(self, draw: EventDraw | None) -> None:
         """Take the masks of a day."""
         self._any = []
         if draw is None or not self._separates:
             return
-        device = self._heads.device
-        self._any = (draw.outage.any(-1) | draw.islanded.any(-1)).any(0).tolist()
-        self._outage = torch.nn.functional.pad(draw.outage, (1, 0)).transpose(0, 1).to(device)  # (H, B, N)
-        self._cut_off = draw.islanded.transpose(0, 1).to(device)  # (H, B, A)
+        is_open = torch.nn.functional.pad(draw.outage, (1, 0))
+        is_open[..., self._heads.cpu()] |= draw.islanded
+        self._any = is_open.any(-1).any(0).tolist()
+        self._is_open = is_open.transpose(0, 1).to(self._heads.device)  # (H, B, N)
+        # the draw lies on the CPU, so that no step asks a GPU which copies have lost their supply
+        unfed = {agent: is_open[..., self._supply[agent]].any(-1) for agent in self._islands}
+        self._unfed_copies = {agent: [copy.nonzero().view(-1) for copy in lost.T] for agent, lost in unfed.items()}
 
     def meet(self, step: int, used: Used, energy_mwh: Tensor, tolerance_pu: float) -> tuple[Used, Interruption | None]:
         """What a step's faults leave of it; None: no copy has one.
@@ -89,14 +95,13 @@ class Faults:
         """
         if not self._any or not self._any[step]:
             return used, None
-        is_open = self._outage[step].clone()
-        is_open[:, self._heads] |= self._cut_off[step]
+        is_open = self._is_open[step]
         unfed = self._grid.outages.unfed(is_open)
         cut = Interruption(
             is_open=is_open,
             unfed=unfed,
             dead=unfed.clone(),
-            islanded=torch.zeros_like(self._cut_off[step]),
+            islanded=torch.zeros_like(unfed[:, : len(self._heads)]),
             v_pu=energy_mwh.new_zeros(unfed.shape),
             loading_squared=energy_mwh.new_zeros(unfed.shape),
         )
@@ -107,8 +112,9 @@ class Faults:
             **{f"{kind}_p_mw": getattr(applied, f"{kind}_p_mw").clone() for kind in PLANT_KINDS},
         }
         for agent, island in self._islands.items():
-            rows = torch.nonzero(unfed[:, self._heads[agent]]).flatten()
+            rows = self._unfed_copies[agent][step]
             if len(rows):
+                rows = rows.to(unfed.device, non_blocking=True)
                 self._live(agent, island, rows, used, energy_mwh, tolerance_pu, cut, powers)
         on = {kind: ~cut.dead[:, buses] for kind, buses in self._buses.items()}  # (B, A) each
         powers = {name: torch.where(on[name.split("_")[0]], value, 0.0) for name, value in powers.items()}

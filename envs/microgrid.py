@@ -298,7 +298,7 @@ class MicrogridEnv:
         self._started = True
 
     def _begin_episode(self) -> tuple[Tensor, Tensor]:
-        energy_mwh = self._drawer.new_episode().to(self.device, self._dtype)
+        energy_mwh = self._drawer.new_episode().to(self.device, self._dtype, non_blocking=True)
         self._account = Account(energy_mwh, energy_mwh, energy_mwh.new_zeros(self.num_envs))
         self._device_state = self._devices.initial(self.num_envs)
         self._protocols = self._coordination.initial(self.num_envs)

@@ -73,7 +73,7 @@ class Observer:
         self._scale_mw = torch.where(self._nominal_mw > 0, self._nominal_mw, 1.0)
         self._load_mw = self._scale_mw.to(self._like)
         self._pcc_scale_mw = self._load_mw[1:] + devices.battery_p_max_mw
-        self._rated_mw = torch.cat([devices.pv_p_max_mw, devices.wind_p_max_mw]).clamp(min=1e-6)[:, None]
+        self._rated_mw = torch.cat([devices.pv_p_max_mw, devices.wind_p_max_mw]).clamp(min=1e-6)[:, None].cpu()
         self._path_length = max(map(len, grid.tap_paths), default=0)
         no_tap = len(grid.net.regulators)  # a column of zeros stands behind the taps
         self._tap_columns = torch.tensor(
@@ -238,7 +238,7 @@ class Observer:
         yesterday, minus yesterday's PV and wind.
         """
         steps, per_hour = self._steps, self._per_hour
-        scale_mw = self._scale_mw[1:].cpu()
+        scale_mw = self._scale_mw[1:]
         load_mw = torch.cat([day.yesterday_load, day.load], -1)[:, 1:] * scale_mw[:, None]  # (B, A, 2H)
         plants_mw = torch.cat([day.yesterday_renewables_mw, day.renewables_mw], -1)
         pv_mw, wind_mw = plants_mw.chunk(2, 1)
@@ -248,7 +248,7 @@ class Observer:
             net_mw[..., k * per_hour : k * per_hour + steps] + FORECAST_PERSISTENCE**k * deviation_mw
             for k in range(1, FORECAST_HOURS + 1)
         ]
-        pv, wind = (day.renewables_mw / self._rated_mw.cpu()).chunk(2, 1)
+        pv, wind = (day.renewables_mw / self._rated_mw).chunk(2, 1)
         columns = [2 * day.load[:, 1:] - 1, pv, wind, *(f / scale_mw[:, None] for f in forecast)]
         return torch.stack(columns, -1).transpose(1, 2), net_mw[..., steps:]
 
@@ -264,7 +264,7 @@ def _write(parts: list[Tensor], leading: int, table: Tensor) -> None:
     """Parts (B, H, ...) side by side into a table (H + 1, B, ...): what one step reads lies together."""
     columns = table[:-1].split([part.shape[leading:].numel() for part in parts], -1)
     for part, place in zip(parts, columns, strict=True):
-        place.unflatten(-1, part.shape[leading:]).copy_(part.transpose(0, 1))
+        place.unflatten(-1, part.shape[leading:]).copy_(part.transpose(0, 1), non_blocking=True)
     table[-1] = table[0]
     table[-1, ..., 0] = 0.0  # the first column is the share of the day left
 

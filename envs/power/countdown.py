@@ -1,6 +1,7 @@
-"""How many copies of a batch are left, as the host learns it: where a GPU runs behind the host, not from the last count.
+"""How many copies of a batch are left, as the host learns it: of a GPU, which runs behind it, one count late.
 
-Data flow: masks of copies that are done -> `Countdown` -> whether `solving.py` goes on.
+Data flow: masks of copies that are done -> `Countdown` -> whether `solving.py` goes on. `Number`: also for
+`envs/actions.py`.
 """
 
 import torch
@@ -27,7 +28,7 @@ class Countdown:
 
     def start(self, copies: int) -> None:
         """Count down from here; what was posted before is forgotten."""
-        self._left = copies
+        self.left = copies  # as far as the host knows
         self._told, self._posted = list[Number](), list[Number]()
 
     def post(self, done: Tensor) -> None:
@@ -40,8 +41,8 @@ class Countdown:
             due, self._told, self._posted = self._told, self._posted, []
         else:
             due, self._posted = self._posted, []
-        self._left -= sum(map(int, due))
-        return self._left
+        self.left -= sum(map(int, due))
+        return self.left
 
 
 class Number:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.power.countdown import Countdown
-from envs.power.sweep import Load, Sweep, of_copies
+from envs.power.sweep import Load, Sweep
 
 if TYPE_CHECKING:
     from envs.power.flow import FlowSolver
@@ -69,11 +69,11 @@ class Solving:
         load = self._load if load is None else load
         countdown.start(len(asked))
         countdown.post(~asked)
-        left = countdown.learn()
-        if left == 0:
-            return False
-        work.restart(load, tau2, None if left == len(asked) and not countdown.behind else asked.to(tau2))
         if countdown.learn() == 0:
+            return False
+        all_asked = countdown.left == len(asked) and not countdown.behind
+        work.restart(load, tau2, None if all_asked else asked.to(tau2))
+        if countdown.learn() == 0:  # a device that runs behind has told it by now
             return False
         sweeps = _run(work, torch.where(asked, self._tolerance, -1.0).to(tau2), countdown)
         self._load = load
@@ -88,7 +88,7 @@ class Solving:
 
 def _run_left(work: Sweep, tolerance: Tensor, sweeps: Tensor, countdown: Countdown, swept: int) -> Tensor:
     """Gather those that are left and go on with them alone; arguments as of `_run`, and its result so far."""
-    asked, left = tolerance >= 0, countdown.learn()
+    asked, left = tolerance >= 0, countdown.left
     keep = torch.nonzero_static(asked, size=left, fill_value=0).view(-1)  # the first again, where there are fewer
     part, own_tolerance = work.select(keep), tolerance.index_select(0, keep)
     countdown.start(left)
@@ -112,11 +112,11 @@ def _run(work: Sweep, tolerance: Tensor, countdown: Countdown, swept: int = 0) -
         work: to sweep.
         tolerance: (c,) what the square of a copy's change must fall below, -1 for those that are not asked, or not any
             more; it is overwritten.
-        countdown: of those that are asked.
+        countdown: of those that are asked, as far as the host knows; it has begun.
         swept: how often the copies have been swept before.
     """
     sweeps = torch.zeros_like(tolerance, dtype=torch.int64)
-    left = countdown.learn()
+    left = countdown.left
     for sweep in range(swept + 1, MAX_SWEEPS + 1):
         many = len(sweeps) - left >= COMPACT_FROM or sweep > LATE_SWEEPS
         if left < COMPACT_BELOW * len(sweeps) and many:

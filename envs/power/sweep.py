@@ -52,10 +52,6 @@ class Load(NamedTuple):
     power: Tensor  # (K, 2, n, C) constant power
     shunt: Tensor  # (K, 2, n, C), or (K, 2, n, 1) for all: what it draws at 1 pu, conductance and minus susceptance
 
-    def of(self, copies: Tensor) -> "Load":
-        """Of some copies."""
-        return Load(*(of_copies(part, copies) for part in self))
-
 
 class Drawn(NamedTuple):
     """What the buses of C copies draw, referred as `U`: constant power, and constant impedance at low voltage.

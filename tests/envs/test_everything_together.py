@@ -21,13 +21,17 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def make(num_envs: int, case: dict[str, Any]) -> MicrogridEnv:
+def everything(case: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a scenario with all options and those of a case."""
     options = EVERYTHING["microgrids"]
     microgrids = {
         name: {**own, "battery": {**own.get("battery", {}), "grid_forming": True}} for name, own in options.items()
     }
-    keys = {**EVERYTHING, "microgrids": microgrids, "dso_agent": {}, "events": RANDOM, **case}
-    return envs.make(num_envs=num_envs, split="val", evaluation=True, dtype="float64", **keys)
+    return {**EVERYTHING, "microgrids": microgrids, "dso_agent": {}, "events": RANDOM, **case}
+
+
+def make(num_envs: int, case: dict[str, Any]) -> MicrogridEnv:
+    return envs.make(num_envs=num_envs, split="val", evaluation=True, dtype="float64", **everything(case))
 
 
 def _assert_close(step: Step, other: Step, copies: slice, within: float) -> None:

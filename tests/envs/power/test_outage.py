@@ -14,6 +14,7 @@ from envs.power.flow import FlowSolver
 from envs.power.network import BASE_MVA
 from envs.power.outage import Outages
 from envs.power.regulators import TapSettler
+from envs.power.sweep import Load
 from envs.scenario import Scenario
 from tests.envs.operating_points import Judge, scenario_points
 from tests.envs.pandapower_reference import solve, voltages
@@ -152,5 +153,6 @@ def test_a_dead_regulator_keeps_its_taps(scenario: Scenario) -> None:
     assert frozen[0].tolist() == [False, False, True, True, False]
     assert torch.equal(settled.tap[frozen], points.tap[frozen])
     assert not torch.equal(settled.tap[~frozen], points.tap[~frozen])
-    one = settler.settle(load.of(torch.tensor([3])), points.tap[3:4], 1e-10, frozen=frozen[3:4])
+    fourth = Load(*(part[..., 3:4] for part in load))
+    one = settler.settle(fourth, points.tap[3:4], 1e-10, frozen=frozen[3:4])
     assert torch.equal(one.tap[0], settled.tap[3])

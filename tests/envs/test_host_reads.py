@@ -1,0 +1,70 @@
+"""Between two midnights, no env step and no step of a rollout reads what a device computes (on a GPU: waits for it)."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+from envs.power import solving
+from mappo import TrainConfig, Trainer
+from tests.envs.devices.all_options import random_actions
+from tests.envs.test_everything_together import AGREEING, TRADING, everything
+from tests.unreadable import hosts_run_ahead, unreadable
+
+CASES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "shared bids": {"scenario": "p2p_trading_3mg"},
+    "trading": everything({"settlement": "individual", "protocols": TRADING}),
+    "agreeing": everything({"protocols": AGREEING}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_rollouts_read_nothing(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts_run_ahead(monkeypatch)
+    env = envs.make(num_envs=16, seed=1, **case)
+    trainer = Trainer(env, TrainConfig(num_steps=8, num_minibatches=1))
+    trainer.rollout.start()
+    trainer.rollout.collect(trainer.buffer, trainer.generator)  # up to 8 o'clock, and from there to 16
+    monkeypatch.setattr(solving, "COMPACT_FROM", 1)
+    rollout, buffer, generator = unreadable((trainer.rollout, trainer.buffer, trainer.generator), monkeypatch)
+    rollout.collect(buffer, generator)
+    assert buffer.rewards.device.type == "meta"
+
+
+def test_the_device_notices_what_the_host_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = envs.make(num_envs=2, seed=1)  # the host of a CPU reads counts at once
+    env.reset()
+    blind = unreadable(env, monkeypatch)
+    with pytest.raises(RuntimeError, match="meta"):
+        blind.step(torch.zeros(env.action_shape, device="meta"))
+
+
+@pytest.mark.parametrize("case", ["default", "trading"])
+def test_a_host_that_runs_ahead_steps_the_same_copies(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"num_envs": 30, "seed": 1, "dtype": "float64", **CASES[case]}
+    known = envs.make(**keys)
+    hosts_run_ahead(monkeypatch)
+    late = envs.make(**keys)
+    assert torch.equal(late.reset()[0], known.reset()[0])
+    for t in range(30):  # beyond midnight
+        actions = random_actions(known, t)
+        step, expected = late.step(actions), known.step(actions)
+        for name in ("obs", "state", "rewards", "final_obs"):
+            torch.testing.assert_close(getattr(step, name), getattr(expected, name), rtol=0, atol=1e-6, msg=name)
+        for name, value in expected.metrics.items():
+            torch.testing.assert_close(step.metrics[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_actions_on_a_device_that_runs_behind_are_refused_one_step_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts_run_ahead(monkeypatch)
+    env = envs.make(num_envs=2, seed=1)
+    env.reset()
+    actions = torch.zeros(env.action_shape)
+    actions[1, 2, 0] = torch.nan
+    env.step(actions)
+    with pytest.raises(ValueError, match=r"must be finite, got nan for battery_p of MG3 in copy 1 in the step before"):
+        env.step(torch.zeros(env.action_shape))
+    env.reset()
+    env.step(torch.zeros(env.action_shape))  # it is said once
