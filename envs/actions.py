@@ -146,7 +146,7 @@ class ActionLayout:
         self._refuse(actions, ~torch.isfinite(actions), "must be finite")
         if self._options.numel():
             index = actions[..., self._boxes :]
-            options = self._options.to(actions.device)
+            options = self._options.to(actions.device, non_blocking=True)
             # of a choice that an agent does not have, whatever stands there is ignored
             wrong = ((index != index.floor()) | (index < 0) | (index >= options)) & (options > 1)
             boxes = torch.zeros(*shape[:2], self._boxes, dtype=torch.bool, device=actions.device)

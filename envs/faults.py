@@ -57,7 +57,7 @@ class Faults:
         self.obs_names: tuple[str, ...] = ("area_live_share",) if self._separates else ()
         names, like, net = tuple(scenario.microgrids), devices.efficiency, grid.net
         heads = connections(net, names)
-        self._heads = torch.tensor(heads, device=like.device)  # (A,)
+        self._heads, self._device = torch.tensor(heads), like.device  # (A,), of the draws on the CPU
         self._buses = {
             kind: torch.tensor([net.position(f"{n}.{getattr(scenario.microgrids[n], kind).bus}") for n in names]).to(
                 like.device
@@ -77,9 +77,9 @@ class Faults:
         if draw is None or not self._separates:
             return
         is_open = torch.nn.functional.pad(draw.outage, (1, 0))
-        is_open[..., self._heads.cpu()] |= draw.islanded
+        is_open[..., self._heads] |= draw.islanded
         self._any = is_open.any(-1).any(0).tolist()
-        self._is_open = is_open.transpose(0, 1).to(self._heads.device)  # (H, B, N)
+        self._is_open = is_open.transpose(0, 1).to(self._device, non_blocking=True)  # (H, B, N)
         # the draw lies on the CPU, so that no step asks a GPU which copies have lost their supply
         unfed = {agent: is_open[..., self._supply[agent]].any(-1) for agent in self._islands}
         self._unfed_copies = {agent: [copy.nonzero().view(-1) for copy in lost.T] for agent, lost in unfed.items()}
@@ -101,7 +101,7 @@ class Faults:
             is_open=is_open,
             unfed=unfed,
             dead=unfed.clone(),
-            islanded=torch.zeros_like(unfed[:, : len(self._heads)]),
+            islanded=torch.zeros_like(energy_mwh, dtype=torch.bool),
             v_pu=energy_mwh.new_zeros(unfed.shape),
             loading_squared=energy_mwh.new_zeros(unfed.shape),
         )

@@ -1,50 +1,53 @@
-"""A device whose values the host cannot read: what runs there would not wait for a GPU.
+"""torch's `meta` device as an accelerator whose values the host cannot read: what runs on it waits for no GPU.
 
-`unreadable` copies anything made of tensors to torch's `meta` device, which knows shapes alone: `item`, `nonzero`,
-a mask as an index, or a transfer to the CPU is an error there, and so is a tensor left on another device.
+It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there, and so is a
+tensor left on another device. The counts that the host learns of late are made up.
 """
 
-import copy
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from envs import actions
 from envs.power import countdown, flow
 
-META = torch.device("meta")
+
+def hosts_run_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made from here on treats its device as one that runs behind the host, as a GPU does."""
+    for module in (flow, actions):
+        monkeypatch.setattr(module, "runs_behind", lambda device: True)
 
 
-class _ToMeta(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.Tensor.__deepcopy__, torch.Tensor.clone):  # of tensors, and of parameters
-            (tensor, *_) = args
-            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
-        return func(*args, **(kwargs or {}))
+@contextmanager
+def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where `meta` tensors may be copied to the CPU, as ones: what is made once may."""
 
+    def cpu(tensor: Tensor) -> Tensor:
+        return torch.ones_like(tensor, device="cpu") if tensor.is_meta else tensor
 
-def unreadable(thing: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A copy of `thing` on the meta device; counts that the host learns of late are made up there."""
     with monkeypatch.context() as patch:
-        dispatch = copy._deepcopy_dispatch  # type: ignore[attr-defined]
-        patch.setitem(dispatch, torch.device, lambda *_: META)
-        patch.setitem(dispatch, torch.Generator, lambda *_: torch.Generator())
-        with _ToMeta():
-            made = copy.deepcopy(thing)
+        patch.setattr(Tensor, "cpu", cpu)
+        yield
+
+
+def use_meta_as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teach this process to compute on `meta`."""
+    hosts_run_ahead(monkeypatch)
     monkeypatch.setattr(countdown.Number, "__int__", lambda self: 0)
     monkeypatch.setattr(countdown.Countdown, "learn", _made_up)
     # what torch lacks for this device
+    monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, **_: self)
-    return made
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(Tensor, "exponential_", lambda self, **_: self)
 
 
-def hosts_run_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is made from here on treats the CPU as a device that runs behind the host, as a GPU does."""
-    for module in (flow, actions):
-        monkeypatch.setattr(module, "runs_behind", lambda device: True)
+class _Generator(torch.Generator):
+    def __new__(cls, device: object = None) -> "_Generator":
+        return super().__new__(cls)
 
 
 def _made_up(self: countdown.Countdown) -> int:

@@ -25,6 +25,7 @@ class TapPaths:
             nearest.append(own.get(bus, above))
         parents = [int(net.parent[regulator.bus]) for regulator in net.regulators]
         self._above = [nearest[parent] for parent in parents]  # of each regulator the next one towards the slack
+        self._nearest = nearest
         self.nearest = torch.tensor(nearest, device=device)  # (N,) last regulator on the way to each bus; R: none
         upstream, rows = list[Tensor](), self._above
         while any(k < none for k in rows):  # the first, second, ... regulator above each
@@ -46,7 +47,7 @@ class TapPaths:
 
     def to_bus(self, bus: int) -> list[int]:
         """The regulators on the path to a bus, its own included, from the slack on."""
-        chain, k = [], int(self.nearest[bus])
+        chain, k = [], self._nearest[bus]
         while k < len(self._above):
             chain.append(k)
             k = self._above[k]

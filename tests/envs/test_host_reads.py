@@ -1,16 +1,18 @@
-"""Between two midnights, no env step and no step of a rollout reads what a device computes (on a GPU: waits for it)."""
+"""No step of an env or a rollout reads what a device computes; with a GPU, the host would wait for it."""
 
 from typing import Any
 
 import pytest
 import torch
+from torch.fx.experimental import _config as config
 
 import envs
+import mappo.trainer
 from envs.power import solving
 from mappo import TrainConfig, Trainer
 from tests.envs.devices.all_options import random_actions
 from tests.envs.test_everything_together import AGREEING, TRADING, everything
-from tests.unreadable import hosts_run_ahead, unreadable
+from tests.unreadable import hosts_run_ahead, reading, use_meta_as_accelerator
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -21,24 +23,31 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_rollouts_read_nothing(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts_run_ahead(monkeypatch)
-    env = envs.make(num_envs=16, seed=1, **case)
-    trainer = Trainer(env, TrainConfig(num_steps=8, num_minibatches=1))
-    trainer.rollout.start()
-    trainer.rollout.collect(trainer.buffer, trainer.generator)  # up to 8 o'clock, and from there to 16
+def test_steps_read_nothing_that_the_device_computes(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solving, "COMPACT_FROM", 1)
-    rollout, buffer, generator = unreadable((trainer.rollout, trainer.buffer, trainer.generator), monkeypatch)
-    rollout.collect(buffer, generator)
-    assert buffer.rewards.device.type == "meta"
+    use_meta_as_accelerator(monkeypatch)
+    with reading(monkeypatch):
+        env = envs.make(num_envs=16, seed=1, device="meta", **case)
+        trainer = Trainer(env, TrainConfig(num_steps=4, num_minibatches=1))
+    trainer.rollout.start()
+    trainer.rollout.collect(trainer.buffer, trainer.generator)
+    env.reset()  # as at midnight
+    assert trainer.buffer.rewards.is_meta
+    # once an iteration the host asks which episodes were cut, whether what was gathered is finite, and for all metrics
+    monkeypatch.setattr(mappo.trainer, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(mappo.trainer, "to_floats", lambda told: {"all": all(value.is_meta for value in told.values())})
+    with config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
+        assert trainer.learn()["all"]
 
 
-def test_the_device_notices_what_the_host_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = envs.make(num_envs=2, seed=1)  # the host of a CPU reads counts at once
-    env.reset()
-    blind = unreadable(env, monkeypatch)
+def test_a_host_that_does_not_run_ahead_reads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        use_meta_as_accelerator(patch)
+        with reading(patch):
+            env = envs.make(num_envs=2, seed=1, device="meta")
+        env.reset()
     with pytest.raises(RuntimeError, match="meta"):
-        blind.step(torch.zeros(env.action_shape, device="meta"))
+        env.step(torch.zeros(env.action_shape, device="meta"))
 
 
 @pytest.mark.parametrize("case", ["default", "trading"])
