@@ -116,14 +116,14 @@ def solve_power_flow(
     solver = _solver(net, p_mw.device, p_mw.dtype)
     tau2 = solver.tau_squared(tap)
     load = solver.load(p_mw, q_mvar, unit_pu=-1 / BASE_MVA)
-    u_init = None if v_init is None else solver.referred(v_init, tau2)
+    u_init = None if v_init is None else solver.referred(v_init, tau2).expand_as(load.power).contiguous()
     return PowerFlow(solver, load, solver.solve(load, tau2, tolerance_pu, u_init))
 
 
 def _checked_points(
     net: Network, p_mw: Tensor, q_mvar: Tensor, tap: Tensor | None, v_init: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The inputs of `solve_power_flow`, each with a row for every copy; but one row of taps stays one."""
+    """The inputs of `solve_power_flow`, powers with a row for every copy; one row of taps or voltages stays one."""
     if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
         raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
     if q_mvar.dtype != p_mw.dtype:
@@ -139,8 +139,7 @@ def _checked_points(
         width = given[name][1]
         if value.shape not in ((copies, width), (1, width)):
             raise ValueError(f"{name} must have shape ({copies}, {width}), got {tuple(value.shape)}")
-    full = {name: value.expand(copies, -1) for name, value in rows.items()}
-    return full["p_mw"], full["q_mvar"], rows["tap"], full.get("v_init")
+    return rows["p_mw"].expand(copies, -1), rows["q_mvar"].expand(copies, -1), rows["tap"], rows.get("v_init")
 
 
 @lru_cache(maxsize=8)
@@ -256,7 +255,7 @@ class FlowSolver:
         """(C, N) complex voltages -> (K, 2, n, C)."""
         u = v_pu.T * self._rotation.conj()
         parts = torch.stack([u.real, u.imag]).to(self.dtype)
-        return self.layout.spread(parts.div_(self.tau2_at_buses(tau2).sqrt_()))
+        return self.layout.spread(parts / self.tau2_at_buses(tau2).sqrt_())
 
     def voltage(self, state: FlowState) -> Tensor:
         """(C, N) complex voltages."""
