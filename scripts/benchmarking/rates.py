@@ -3,6 +3,7 @@
 Data flow: a stage's `work` -> `measured` -> `Rate` -> benchmark.py's table or JSON, and `stored.py`.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,21 @@ def timed(settings: Settings, work: Callable[[], object]) -> float:
     work()
     synchronise(settings.device)
     return time.perf_counter() - started
+
+
+def repeated(work: Callable[[], object], seconds: float) -> tuple[Callable[[], None], int]:
+    """`work` as often as takes so long, at least once; and how often that is. It is called three times to find out."""
+    work()
+    started = time.perf_counter()
+    work()
+    work()
+    times = max(1, math.ceil(2 * seconds / (time.perf_counter() - started)))
+
+    def repeat() -> None:
+        for _ in range(times):
+            work()
+
+    return repeat, times
 
 
 def side_by_side(

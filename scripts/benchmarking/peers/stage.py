@@ -21,7 +21,7 @@ from benchmarking.peers.lightsim2grid_flows import lightsim2grid_peers
 from benchmarking.peers.pandapower_flows import FLOWS, pandapower_peers
 from benchmarking.peers.power_grid_model_flows import power_grid_model_peers
 from benchmarking.peers.training import rllib_rates
-from benchmarking.rates import LOOP, Rate, Settings, relative_to, side_by_side, spread
+from benchmarking.rates import Rate, Settings, relative_to, repeated, side_by_side, spread
 from benchmarking.vmas_stage import benchmarl_rates
 from envs.power import PowerFlow, solve_power_flow
 
@@ -29,6 +29,8 @@ PRECISE_PU = 1e-8
 TARGETS_PU = (CLOSE_PU, PRECISE_PU)
 THREADS = (1, 2)[: os.cpu_count()]
 ROUNDS = 3  # of all libraries in turn, in each repetition
+TURN_S = 0.03
+"""A turn lasts so long at least: a batch of ours takes a tenth, and would find threads asleep and caches cold."""
 PACKAGES = {"numba": "numba", "lightsim2grid": "lightsim2grid", "power-grid-model": "power_grid_model"}
 """Package -> module; pandapower's numba is optional too."""
 
@@ -51,10 +53,11 @@ def _flows(settings: Settings, case: FlowCase, threads: int) -> list[Rate]:
         ours = _ours(case, settings.device, threads)
         others = _others(settings, case, threads)
         found = {peer.what: peer for peer in [*ours, *others]}
-        rounds = 1 if settings.small else ROUNDS
-        seconds = side_by_side(settings, {what: peer.work for what, peer in found.items()}, rounds=rounds)
-    seconds.pop(LOOP)
-    values = {what: [rounds * found[what].flows / spent for spent in own] for what, own in seconds.items()}
+        rounds, turn_s = (1, 0.0) if settings.small else (ROUNDS, TURN_S)
+        turns = {what: repeated(peer.work, turn_s) for what, peer in found.items()}
+        seconds = side_by_side(settings, {what: turn for what, (turn, _) in turns.items()}, rounds=rounds)
+    flows = {what: rounds * calls * found[what].flows for what, (_, calls) in turns.items()}
+    values = {what: [count / spent for spent in seconds[what]] for what, count in flows.items()}
     rates = [
         replace(spread("peers", what, "flows/s", own), error_pu=found[what].error_pu) for what, own in values.items()
     ]
