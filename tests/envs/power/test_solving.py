@@ -34,7 +34,7 @@ def points(scenario: Scenario, solver: FlowSolver, seed: int) -> tuple[Load, Ten
 
 @pytest.mark.parametrize("count", [1, 15, 30, COPIES])
 @pytest.mark.parametrize("with_load", [False, True])
-@pytest.mark.parametrize("compact_from", [1, 1000])
+@pytest.mark.parametrize("compact_from", [1, 10**9])
 def test_copies_that_are_solved_again_are_where_fresh_ones_are_and_the_others_stay(
     count: int,
     with_load: bool,
