@@ -141,7 +141,7 @@ class Grid:
         drawn = self._solver.load(p, q, shunt)
         settled = self._settler.settle(drawn, tap, tolerance_pu, before, target_pu, frozen)
         flow, new_tap, converged = settled.flow, settled.tap, settled.flow.converged
-        if not self._solver.countdown.behind and converged.all():
+        if not self._solver.behind and converged.all():
             return self._measure(drawn, new_tap, flow, cut)
         if before is None:
             before = flow._replace(u=self._solver.flat_start(len(p)), tau2=self._solver.tau_squared(tap))

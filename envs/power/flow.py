@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.power.countdown import Countdown, runs_behind
+from envs.power.countdown import runs_behind
 from envs.power.layout import Layout
 from envs.power.network import BASE_MVA, Network
 from envs.power.solving import FlowState, Solving
@@ -177,7 +177,7 @@ class FlowSolver:
         def real(values: Tensor) -> Tensor:
             return values.to(device, dtype)
 
-        self.dtype, self.countdown = dtype, Countdown(behind=runs_behind(device))
+        self.dtype, self.behind = dtype, runs_behind(device)  # of the host
         self.parent = net.parent.to(device)
         self.rating_pu = real(net.rating_pu)
         self.per_rating = self.rating_pu.reciprocal()[:, None]

@@ -47,11 +47,11 @@ class Solving:
             u_init: (K, 2, n, C) start; default `FlowSolver.likely_start`.
         """
         start = solver.likely_start(load) if u_init is None else u_init
-        self._solver, self._load, self._tolerance = solver, load, tolerance_pu**2
-        self._work = Sweep(solver, load, tau2, start)
+        self._load, self._tolerance = load, tolerance_pu**2
+        self._work, self._countdown = Sweep(solver, load, tau2, start), Countdown(behind=solver.behind)
         copies = load.power.shape[-1]
-        solver.countdown.start(copies)
-        sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), solver.countdown)
+        self._countdown.start(copies)
+        sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), self._countdown)
         self.flow = FlowState(u=self._work.u, tau2=tau2, converged=sweeps > 0, sweeps=sweeps.abs_())
 
     def again(self, asked: Tensor, tau2: Tensor, load: Load | None = None) -> bool:
@@ -65,7 +65,7 @@ class Solving:
         Returns:
             Whether any was asked.
         """
-        flow, work, countdown = self.flow, self._work, self._solver.countdown
+        flow, work, countdown = self.flow, self._work, self._countdown
         load = self._load if load is None else load
         countdown.start(len(asked))
         countdown.post(~asked)

@@ -24,7 +24,7 @@ def net(scenario: Scenario) -> Network:
 
 def solver_of(net: Network, *, behind: bool) -> FlowSolver:
     solver = FlowSolver(net, CPU, torch.float64)
-    solver.countdown = Countdown(behind=behind)
+    solver.behind = behind
     return solver
 
 

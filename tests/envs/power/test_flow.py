@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -301,3 +303,13 @@ def test_a_finished_copy_is_not_swept_on_while_others_still_run(scenario: Scenar
     assert int(together.iterations[:2].max()) + 1 < int(together.iterations[2:].min())
     assert torch.equal(together.iterations[:2], alone.iterations)
     assert torch.allclose(together.v_pu[:2], alone.v_pu, rtol=0, atol=1e-12)
+
+
+def test_two_threads_may_solve_at_once(scenario: Scenario, net: Network) -> None:
+    batches = [scenario_points(scenario, net, 20 + 10 * k, seed=k) for k in range(8)]
+    alone = [solve_power_flow(net, *points) for points in batches]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda points: solve_power_flow(net, *points), batches * 3))
+    for k, result in enumerate(together):
+        assert torch.equal(result.iterations, alone[k % 8].iterations)
+        assert torch.equal(result.v_pu, alone[k % 8].v_pu)
