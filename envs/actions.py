@@ -124,7 +124,7 @@ class ActionLayout:
 
         Raises:
             ValueError: a wrong shape, a number that is not finite, an index that is no option. Numbers that lie on a
-                GPU are judged by the next call, as this one would wait for them.
+                GPU are judged by the next call, as this one would wait for them, and count as 0 until then.
         """
         doubts, self._doubts = self._doubts, []
         for doubt in doubts:
@@ -143,14 +143,15 @@ class ActionLayout:
                 f"actions must have shape {shape} (copies, agents, {self.names}) "
                 f"or {shape[1:]} for all copies, got {tuple(actions.shape)}"
             )
-        self._refuse(actions, ~torch.isfinite(actions), "must be finite")
+        actions = self._judged(actions, ~torch.isfinite(actions), "must be finite")
         if self._options.numel():
             index = actions[..., self._boxes :]
             options = self._options.to(actions.device, non_blocking=True)
             # of a choice that an agent does not have, whatever stands there is ignored
             wrong = ((index != index.floor()) | (index < 0) | (index >= options)) & (options > 1)
             boxes = torch.zeros(*shape[:2], self._boxes, dtype=torch.bool, device=actions.device)
-            self._refuse(actions, torch.cat([boxes, wrong], -1), "of a choice must be the index of an option")
+            rule = "of a choice must be the index of an option"
+            actions = self._judged(actions, torch.cat([boxes, wrong], -1), rule)
         return actions
 
     def split(self, actions: Tensor) -> Actions:
@@ -193,12 +194,18 @@ class ActionLayout:
             raise ValueError(f"action of {what} must have shape {shape}, got {np.shape(action)}")
         return np.asarray(action, np.float32)
 
-    def _refuse(self, actions: Tensor, wrong: Tensor, rule: str) -> None:
+    def forget(self) -> None:
+        """Nothing that was given so far is judged any more: its episodes are over."""
+        self._doubts = []
+
+    def _judged(self, actions: Tensor, wrong: Tensor, rule: str) -> Tensor:
+        """The actions; where that is known later only, with 0, which is always an option, for what is wrong."""
         doubt = Doubt(actions, wrong, rule, Number(wrong.count_nonzero()))
-        if runs_behind(actions.device):
-            self._doubts.append(doubt)
-        else:
+        if not runs_behind(actions.device):
             self._settle(doubt)
+            return actions
+        self._doubts.append(doubt._replace(actions=actions.clone()))  # the caller may write over them
+        return torch.where(wrong, 0.0, actions)
 
     def _settle(self, doubt: Doubt, when: str = "") -> None:
         if int(doubt.number):

@@ -143,6 +143,7 @@ class MicrogridEnv:
         """
         if seed is not None:
             self._drawer.restart(whole_number("seed", seed))
+        self.action_layout.forget()
         self._started = True
         return self._begin_episode()
 
@@ -172,7 +173,8 @@ class MicrogridEnv:
                 bids in [-1, 1], beyond clipped; choices as indices.
 
         Raises:
-            ValueError: not reset yet, a wrong shape, an action that is not finite, an index that is no option.
+            ValueError: not reset yet, a wrong shape, an action that is not finite, an index that is no option. Of
+                actions on a GPU the next step says so; until then a wrong number counts as 0.
         """
         self._check_started("step")
         checked = self.action_layout.checked(actions, self.num_envs)
@@ -294,6 +296,7 @@ class MicrogridEnv:
         self._dso_choices = state["dso"].to(self.device)
         self._protocols = CoordinationState(**{k: value.to(self.device) for k, value in state["protocols"].items()})
         self._grid_state = self._grid.restored(state["grid"])
+        self.action_layout.forget()
         self._load_day()
         self._started = True
 

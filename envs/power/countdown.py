@@ -52,7 +52,7 @@ class Number:
         """`value`: without dimensions."""
         self._value, self._arrived = value, None
         if value.is_cuda:
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+            self._value = torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(value.device))
 

@@ -57,6 +57,8 @@ class Solving:
     def again(self, asked: Tensor, tau2: Tensor, load: Load | None = None) -> bool:
         """Solve some copies once more, from where they are, with other taps or another load; the others stay.
 
+        The voltages of the former `flow` are written over.
+
         Args:
             asked: (C,) bool: which.
             tau2: (C, R + 1) of all copies, of which the others' are as before.
@@ -75,7 +77,7 @@ class Solving:
         work.restart(load, tau2, None if all_asked else asked.to(tau2))
         if countdown.learn() == 0:  # a device that runs behind has told it by now
             return False
-        sweeps = _run(work, torch.where(asked, self._tolerance, -1.0).to(tau2), countdown)
+        sweeps = _run(work, tau2.new_full((len(asked),), -1.0).masked_fill_(asked, self._tolerance), countdown)
         self._load = load
         self.flow = FlowState(
             u=work.u,
@@ -89,7 +91,7 @@ class Solving:
 def _run_left(work: Sweep, tolerance: Tensor, sweeps: Tensor, countdown: Countdown, swept: int) -> Tensor:
     """Gather those that are left and go on with them alone; arguments as of `_run`, and its result so far."""
     asked, left = tolerance >= 0, countdown.left
-    keep = torch.nonzero_static(asked, size=left, fill_value=0).view(-1)  # the first again, where there are fewer
+    keep = asked.byte().argsort(descending=True, stable=True)[:left]  # and others, where fewer are left by now
     part, own_tolerance = work.select(keep), tolerance.index_select(0, keep)
     countdown.start(left)
     if countdown.behind:

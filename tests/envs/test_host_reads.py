@@ -75,5 +75,21 @@ def test_actions_on_a_device_that_runs_behind_are_refused_one_step_later(monkeyp
     env.step(actions)
     with pytest.raises(ValueError, match=r"must be finite, got nan for battery_p of MG3 in copy 1 in the step before"):
         env.step(torch.zeros(env.action_shape))
+    env.step(actions)
     env.reset()
-    env.step(torch.zeros(env.action_shape))  # it is said once
+    env.step(torch.zeros(env.action_shape))  # nothing is said of episodes that are over
+
+
+@pytest.mark.parametrize("index", [99.0, torch.nan, -1.0])
+def test_a_choice_that_is_no_option_does_no_harm_before_it_is_refused(
+    index: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts_run_ahead(monkeypatch)
+    env = envs.make(num_envs=2, seed=1, dso_agent={})
+    env.reset()
+    actions = env.idle_action().expand(env.action_shape).clone()
+    actions[1, -1, -1] = index
+    assert env.step(actions).rewards.isfinite().all()
+    actions.zero_()
+    with pytest.raises(ValueError, match=f"got {index} for .* of DSO in copy 1 in the step before this one"):
+        env.step(actions)
