@@ -65,9 +65,9 @@ class Faults:
             for kind in ("battery", *PLANT_KINDS)
         }  # (A,) each
         living = forming(scenario) if self._separates else []
-        # (n,) of each microgrid: the branches on its way to the source, as the buses below them
-        self._supply = [(net.subtree_end > head)[: head + 1].nonzero().view(-1) for head in heads]
         self._islands = {names.index(n): Island(scenario, net, n, like.device, like.dtype) for n in living}
+        # (n,) of each of them: the branches on its way to the source, as the buses below them
+        self._supply = {a: (net.subtree_end > heads[a])[: heads[a] + 1].nonzero().view(-1) for a in self._islands}
         self._any: list[bool] = []
         self._unfed_copies: dict[int, list[Tensor]] = {}
 
@@ -81,7 +81,7 @@ class Faults:
         self._any = is_open.any(-1).any(0).tolist()
         self._is_open = is_open.transpose(0, 1).to(self._device, non_blocking=True)  # (H, B, N)
         # the draw lies on the CPU, so that no step asks a GPU which copies have lost their supply
-        unfed = {agent: is_open[..., self._supply[agent]].any(-1) for agent in self._islands}
+        unfed = {agent: is_open[..., supply].any(-1) for agent, supply in self._supply.items()}
         self._unfed_copies = {agent: [copy.nonzero().view(-1) for copy in lost.T] for agent, lost in unfed.items()}
 
     def meet(self, step: int, used: Used, energy_mwh: Tensor, tolerance_pu: float) -> tuple[Used, Interruption | None]:

@@ -1,7 +1,7 @@
 """torch's `meta` device as an accelerator whose values the host cannot read: what runs on it waits for no GPU.
 
-It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there, and so is a
-tensor left on another device. The counts that the host learns of late are made up.
+It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there, and so are
+most calls that mix devices. The counts that the host learns of late are made up.
 """
 
 from collections.abc import Iterator

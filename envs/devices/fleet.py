@@ -47,6 +47,8 @@ class Devices:
         self._cost = tuple(column("generator", name) for name in names)
         self.pv_p_max_mw, self.wind_p_max_mw = column("pv", "p_max_mw"), column("wind", "p_max_mw")
         self.options = Options.of(scenario)
+        idle = {"generator_p": -1.0, "pv_share": 1.0, "wind_share": 1.0, "shed": -1.0}
+        self._idle = torch.tensor([idle.get(name, 0.0) for name in self.action_names], device=device)  # (U,)
         self._units = units_of(scenario, device, dtype)
         self._inverters = inverters_of(scenario, device, dtype)
         self._wear_usd_per_mwh = column("battery", "degradation_usd_per_mwh")
@@ -71,9 +73,7 @@ class Devices:
 
     def idle_action(self) -> Tensor:
         """(A, U): battery P and Q 0, generator off, all of PV and wind used without Q, no load shed or shifted."""
-        idle = {"generator_p": -1.0, "pv_share": 1.0, "wind_share": 1.0, "shed": -1.0}
-        row = [idle.get(name, 0.0) for name in self.action_names]
-        return torch.tensor(row, device=self.efficiency.device).expand(len(self.efficiency), -1).clone()
+        return self._idle.expand(len(self.efficiency), -1).clone()
 
     def requested(self, actions: Tensor, pv_mw: Tensor, wind_mw: Tensor) -> Applied:
         """What actions in [-1, 1] ask for, before the battery's limits.

@@ -21,10 +21,10 @@ class Countdown:
     queued, so that its number is an upper bound.
     """
 
-    def __init__(self, *, behind: bool) -> None:
-        """`behind`: the device runs behind the host."""
+    def __init__(self, copies: int, *, behind: bool) -> None:
+        """Count down from `copies`; `behind`: the device runs behind the host."""
         self.behind = behind
-        self.start(0)
+        self.start(copies)
 
     def start(self, copies: int) -> None:
         """Count down from here; what was posted before is forgotten."""

@@ -48,9 +48,8 @@ class Solving:
         """
         start = solver.likely_start(load) if u_init is None else u_init
         self._load, self._tolerance = load, tolerance_pu**2
-        self._work, self._countdown = Sweep(solver, load, tau2, start), Countdown(behind=solver.behind)
         copies = load.power.shape[-1]
-        self._countdown.start(copies)
+        self._work, self._countdown = Sweep(solver, load, tau2, start), Countdown(copies, behind=solver.behind)
         sweeps = _run(self._work, tau2.new_full((copies,), self._tolerance), self._countdown)
         self.flow = FlowState(u=self._work.u, tau2=tau2, converged=sweeps > 0, sweeps=sweeps.abs_())
 

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from benchmarking.device import synchronise
@@ -151,18 +152,18 @@ def timed(settings: Settings, work: Callable[[], object]) -> float:
 
 
 def repeated(work: Callable[[], object], seconds: float) -> tuple[Callable[[], None], int]:
-    """`work` as often as takes so long, at least once; and how often that is. It is called three times to find out."""
+    """`work` as often as takes so long, at least once; and how often that is. It is called twice to find out."""
     work()
     started = time.perf_counter()
     work()
-    work()
-    times = max(1, math.ceil(2 * seconds / (time.perf_counter() - started)))
+    times = max(1, math.ceil(seconds / (time.perf_counter() - started)))
+    return partial(repeat, work, times), times
 
-    def repeat() -> None:
-        for _ in range(times):
-            work()
 
-    return repeat, times
+def repeat(work: Callable[[], object], times: int) -> None:
+    """Call `work` so often."""
+    for _ in range(times):
+        work()
 
 
 def side_by_side(

@@ -3,8 +3,6 @@
 Data flow: `Axis` -> points, each within its limits of time and memory -> rates, and JSON and PNG in `--plot`.
 """
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,7 +10,7 @@ from typing import Literal, NamedTuple
 import envs
 from benchmarking.limits import PointTooSlow, fits, free_bytes, needed_bytes, peak_bytes, time_limit
 from benchmarking.ranks import ranks_axis
-from benchmarking.rates import Rate, Settings, measured, relative_to
+from benchmarking.rates import Rate, Settings, measured, relative_to, repeated
 from benchmarking.scaling_files import Point, write_axis
 from benchmarking.variants import random_steps
 from mappo import TrainConfig, Trainer
@@ -99,16 +97,8 @@ def _points(settings: Settings, axis: Axis) -> tuple[list[Point], str]:
 
 def _point(settings: Settings, axis: Axis, size: int) -> Point:
     work = axis.build(settings, size)
-    work.call()
-    started = time.perf_counter()
-    work.call()
-    calls = 1 if settings.small else max(1, math.ceil(REPETITION_S / (time.perf_counter() - started)))
-
-    def repeat() -> None:
-        for _ in range(calls):
-            work.call()
-
-    rate = measured(settings, "scale", work.what, "env steps/s", calls * work.env_steps, repeat, guarded=False)
+    calls, times = repeated(work.call, 0.0 if settings.small else REPETITION_S)
+    rate = measured(settings, "scale", work.what, "env steps/s", times * work.env_steps, calls, guarded=False)
     return Point(work.x, rate)
 
 

@@ -6,7 +6,7 @@ BenchMARL needs other versions than this project, so it runs in an environment o
 import csv
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarking.peers.flow_peer import is_installed
-from benchmarking.rates import Rate, Settings, Stage, measured, relative_to, single, spread
+from benchmarking.rates import Rate, Settings, Stage, measured, relative_to, repeat, single, spread
 from mappo import PRESETS, Trainer
 from mappo.adapters.vmas import vmas_env_from
 
@@ -93,14 +93,9 @@ def _matrix_products(settings: Settings, task: str, text: str) -> Rate:
             torch.mm(a, b)
 
     part, what = 20, f"{task}: bare matrix products"  # minibatches: enough to time
-    bare = measured(settings, "vmas", what, "frames/s", part, lambda: _repeat(multiply, part), guarded=False)
+    bare = measured(settings, "vmas", what, "frames/s", part, lambda: repeat(multiply, part), guarded=False)
     scale = steps / count
     return replace(bare, median=bare.median * scale, lowest=bare.lowest * scale, highest=bare.highest * scale)
-
-
-def _repeat(work: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        work()
 
 
 def _benchmarl(python: str, stage: Stage, task: str) -> Rate:

@@ -45,9 +45,7 @@ def assert_same(late: FlowState, known: FlowState) -> None:
 
 
 def test_a_host_that_waits_knows_all_and_one_that_runs_ahead_what_was_told_before() -> None:
-    known, late = Countdown(behind=False), Countdown(behind=True)
-    for countdown in (known, late):
-        countdown.start(5)
+    known, late = Countdown(5, behind=False), Countdown(5, behind=True)
     seen = []
     for done in ([0, 1, 0, 0, 0], [1, 0, 0, 0, 1], [0, 0, 1, 1, 0]):
         for countdown in (known, late):
@@ -60,12 +58,14 @@ def test_a_host_that_waits_knows_all_and_one_that_runs_ahead_what_was_told_befor
     assert [late.learn(), late.learn()] == [3, 3]
 
 
-@pytest.mark.parametrize("compact_from", [1, 10**9])
-def test_flows_are_those_of_a_host_that_waits(
-    compact_from: int, scenario: Scenario, net: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(solving, "COMPACT_FROM", compact_from)
-    solvers = [solver_of(net, behind=behind) for behind in (True, False)]
+@pytest.fixture(params=[1, 10**9])
+def solvers(net: Network, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[FlowSolver]:
+    """Of a device that runs behind, and of one that does not; copies that are left are gathered always, or late."""
+    monkeypatch.setattr(solving, "COMPACT_FROM", request.param)
+    return [solver_of(net, behind=behind) for behind in (True, False)]
+
+
+def test_flows_are_those_of_a_host_that_waits(scenario: Scenario, net: Network, solvers: list[FlowSolver]) -> None:
     load, tap = mixed_load(scenario, solvers[0], net)
     tau2 = solvers[0].tau_squared(tap)
     late, known = (Solving(solver, load, tau2, TOLERANCE_PU) for solver in solvers)
@@ -84,12 +84,7 @@ def test_flows_are_those_of_a_host_that_waits(
     assert late.flow is before
 
 
-@pytest.mark.parametrize("compact_from", [1, 10**9])
-def test_taps_are_those_of_a_host_that_waits(
-    compact_from: int, scenario: Scenario, net: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(solving, "COMPACT_FROM", compact_from)
-    solvers = [solver_of(net, behind=behind) for behind in (True, False)]
+def test_taps_are_those_of_a_host_that_waits(scenario: Scenario, net: Network, solvers: list[FlowSolver]) -> None:
     load, tap = mixed_load(scenario, solvers[0], net)
     late, known = (TapSettler(net, solver).settle(load, tap, TOLERANCE_PU) for solver in solvers)
     assert torch.equal(late.tap, known.tap)
