@@ -1,15 +1,18 @@
 """torch's `meta` device as an accelerator whose values the host cannot read: what runs on it waits for no GPU.
 
-It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there, and so are
-most calls that mix devices. The counts that the host learns of late are made up.
+It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there; calls that mix
+devices are within `OneDevice`. The counts that the host learns of late are made up.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from envs import actions
 from envs.power import countdown, flow
@@ -43,6 +46,26 @@ def use_meta_as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(Tensor, "exponential_", lambda self, **_: self)
+
+
+class OneDevice(TorchDispatchMode):
+    """Where a call that takes tensors of `meta` and of the CPU is an error, unless it copies without waiting.
+
+    Such as an index on the CPU into a tensor on a GPU, which torch sends there first. Scalars may be on the CPU.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        if devices and kwargs.get("device") is not None:
+            devices.add(torch.device(kwargs["device"]).type)
+        copies = {torch.ops.aten._to_copy.default: kwargs.get("non_blocking"), torch.ops.aten.copy_.default: args[2:]}
+        if len(devices) > 1 and not copies.get(func):
+            raise RuntimeError(f"{func} waits: it takes tensors on {' and '.join(sorted(devices))}")
+        return func(*args, **kwargs)
 
 
 class _Generator(torch.Generator):

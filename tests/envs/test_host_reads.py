@@ -1,9 +1,11 @@
 """No step of an env or a rollout reads what a device computes; with a GPU, the host would wait for it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.fx.experimental import _config as config
 
 import envs
@@ -12,7 +14,7 @@ from envs.power import solving
 from mappo import TrainConfig, Trainer
 from tests.envs.devices.all_options import random_actions
 from tests.envs.test_everything_together import AGREEING, TRADING, everything
-from tests.unreadable import hosts_run_ahead, reading, use_meta_as_accelerator
+from tests.unreadable import OneDevice, hosts_run_ahead, reading, use_meta_as_accelerator
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -30,14 +32,37 @@ def test_steps_read_nothing_that_the_device_computes(case: dict[str, Any], monke
         env = envs.make(num_envs=16, seed=1, device="meta", **case)
         trainer = Trainer(env, TrainConfig(num_steps=4, num_minibatches=1))
     trainer.rollout.start()
-    trainer.rollout.collect(trainer.buffer, trainer.generator)
-    env.reset()  # as at midnight
+    with OneDevice():
+        trainer.rollout.collect(trainer.buffer, trainer.generator)
+        env.reset()  # as at midnight
     assert trainer.buffer.rewards.is_meta
     # once an iteration the host asks which episodes were cut, whether what was gathered is finite, and for all metrics
     monkeypatch.setattr(mappo.trainer, "check_inputs", lambda *_: None)
     monkeypatch.setattr(mappo.trainer, "to_floats", lambda told: {"all": all(value.is_meta for value in told.values())})
-    with config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
+    with config.patch(meta_nonzero_assume_all_nonzero=True), OneDevice():  # type: ignore[attr-defined]
         assert trainer.learn()["all"]
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda here, there: there[here],
+        lambda here, there: here.to("meta"),
+        lambda here, there: there.copy_(here),
+    ],
+    ids=["index", "transfer", "copy"],
+)
+def test_what_mixes_devices_is_seen(mixed: Callable[[Tensor, Tensor], Tensor]) -> None:
+    here, there = torch.arange(3), torch.zeros(3, device="meta")
+    with OneDevice(), pytest.raises(RuntimeError, match="takes tensors on cpu and meta"):
+        mixed(here, there)
+
+
+def test_copies_that_do_not_wait_are_let_through() -> None:
+    here, there = torch.arange(3), torch.zeros(3, device="meta")
+    with OneDevice():
+        there.copy_(here, non_blocking=True)
+        assert here.to("meta", non_blocking=True).is_meta
 
 
 def test_a_host_that_does_not_run_ahead_reads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
