@@ -124,11 +124,9 @@ class ActionLayout:
 
         Raises:
             ValueError: a wrong shape, a number that is not finite, an index that is no option. Numbers that lie on a
-                GPU are judged by the next call, as this one would wait for them, and count as 0 until then.
+                GPU are judged by the next call or by `judge`, as this would wait for them; until then they count as 0.
         """
-        doubts, self._doubts = self._doubts, []
-        for doubt in doubts:
-            self._settle(doubt, " in the step before this one")
+        self.judge(" in the step before this one")
         shape = (copies, len(self.agents), len(self.names))
         try:
             actions = torch.as_tensor(given)
@@ -193,6 +191,16 @@ class ActionLayout:
         if np.shape(action) != shape:
             raise ValueError(f"action of {what} must have shape {shape}, got {np.shape(action)}")
         return np.asarray(action, np.float32)
+
+    def judge(self, when: str = "") -> None:
+        """Refuse what was wrong in the last call of `checked`, where it is not known yet; it waits for that.
+
+        Raises:
+            ValueError: as `checked`.
+        """
+        doubts, self._doubts = self._doubts, []
+        for doubt in doubts:
+            self._settle(doubt, when)
 
     def forget(self) -> None:
         """Nothing that was given so far is judged any more: its episodes are over."""

@@ -136,7 +136,7 @@ class MicrogridEnv:
         self._drawer.begin_turn(turn)
 
     def reset(self, seed: SupportsIndex | None = None) -> tuple[Tensor, Tensor]:
-        """Start a new episode in every copy; a seed restarts the random streams.
+        """Start a new episode in every copy, whatever was wrong in the last; a seed restarts the random streams.
 
         Returns:
             obs (B, A, O) and state (B, S), float32.
@@ -169,12 +169,11 @@ class MicrogridEnv:
         """Advance every copy by one step of `dt_h` hours.
 
         Args:
-            actions: (B, A, U), columns as `action_names`, a tensor or an array; (A, U) is for all copies. Powers and
-                bids in [-1, 1], beyond clipped; choices as indices.
+            actions: (B, A, U), or (A, U) for all copies, as `action_names`: powers and bids, cut to [-1, 1], indices.
 
         Raises:
             ValueError: not reset yet, a wrong shape, an action that is not finite, an index that is no option. Of
-                actions on a GPU the next step says so; until then a wrong number counts as 0.
+                actions on a GPU the next step says so, or the episode's last; until then a wrong number counts as 0.
         """
         self._check_started("step")
         checked = self.action_layout.checked(actions, self.num_envs)
@@ -313,6 +312,7 @@ class MicrogridEnv:
         # taps from neutral, settled for hour 0 with idle devices
         self._grid_state = self._grid.settle(self._today.load[0], requested, None, self._tolerance_pu)
         self._device_state = self._devices.measured(self._device_state, self._grid.plant_voltage(self._grid_state))
+        self.action_layout.judge()  # the next episode is ready, whatever is refused of the last
         return self._observe()
 
     def _present(self, step: int, settles: bool) -> Present:

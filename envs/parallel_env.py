@@ -78,7 +78,7 @@ class MicrogridParallelEnv(ParallelEnv[str, Array, Array]):
             raise ValueError(f"actions must be given for exactly {self.agents}, got {sorted(actions)}")
         layout = self.unwrapped_env.action_layout
         stacked = torch.as_tensor(np.stack([layout.flat(agent, actions[agent]) for agent in self.agents]))
-        step = self.unwrapped_env.step(stacked[None].to(self.unwrapped_env.device))
+        step = self.unwrapped_env.step(stacked[None])
         over = bool((step.terminated | step.truncated).any())
         self._next_episode = (step.obs, step.state) if over else None
         self._state = _array(step.final_state[0])

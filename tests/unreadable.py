@@ -1,11 +1,12 @@
 """torch's `meta` device as an accelerator whose values the host cannot read: what runs on it waits for no GPU.
 
-It knows shapes alone: `item`, `nonzero`, a mask as an index and a transfer to the CPU are errors there; calls that mix
-devices are within `OneDevice`. The counts that the host learns of late are made up.
+It knows shapes alone: `item`, `nonzero` and a transfer to the CPU are errors there; within `OneDevice` masks as indices
+and calls that mix devices are too. The counts that the host learns of late are made up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def use_meta_as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teach this process to compute on `meta`."""
     hosts_run_ahead(monkeypatch)
     monkeypatch.setattr(countdown.Number, "__int__", lambda self: 0)
-    monkeypatch.setattr(countdown.Countdown, "learn", _made_up)
+    monkeypatch.setattr(countdown.Countdown, "learn", _made_up())
     # what torch lacks for this device
     monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
@@ -48,10 +49,14 @@ def use_meta_as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "exponential_", lambda self, **_: self)
 
 
+MASKABLE = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
+
+
 class OneDevice(TorchDispatchMode):
-    """Where a call that takes tensors of `meta` and of the CPU is an error, unless it copies without waiting.
+    """Where a call that takes tensors of `meta` and of the CPU is an error, unless it is told to copy without waiting.
 
     Such as an index on the CPU into a tensor on a GPU, which torch sends there first. Scalars may be on the CPU.
+    A mask as an index is an error too: torch counts its entries.
     """
 
     def __torch_dispatch__(
@@ -65,6 +70,8 @@ class OneDevice(TorchDispatchMode):
         copies = {torch.ops.aten._to_copy.default: kwargs.get("non_blocking"), torch.ops.aten.copy_.default: args[2:]}
         if len(devices) > 1 and not copies.get(func):
             raise RuntimeError(f"{func} waits: it takes tensors on {' and '.join(sorted(devices))}")
+        if func in MASKABLE and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            raise RuntimeError(f"{func} waits: it counts the entries of a mask")
         return func(*args, **kwargs)
 
 
@@ -73,9 +80,13 @@ class _Generator(torch.Generator):
         return super().__new__(cls)
 
 
-def _made_up(self: countdown.Countdown) -> int:
+def _made_up() -> Callable[[countdown.Countdown], int]:
     """A third each third time: some copies go on alone, and all are done at last."""
-    self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
-    if self.calls % 3 == 0:  # type: ignore[attr-defined]
-        self.left //= 3
-    return self.left
+    calls = count(1)
+
+    def learn(countdown: countdown.Countdown) -> int:
+        if next(calls) % 3 == 0:
+            countdown.left //= 3
+        return countdown.left
+
+    return learn

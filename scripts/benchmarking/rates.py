@@ -151,12 +151,10 @@ def timed(settings: Settings, work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def repeated(work: Callable[[], object], seconds: float) -> tuple[Callable[[], None], int]:
-    """`work` as often as takes so long, at least once; and how often that is. It is called twice to find out."""
+def repeated(settings: Settings, work: Callable[[], object], seconds: float) -> tuple[Callable[[], None], int]:
+    """`work` as often as takes so long, at least once; and how often that is: by the faster of two calls after one."""
     work()
-    started = time.perf_counter()
-    work()
-    times = max(1, math.ceil(seconds / (time.perf_counter() - started)))
+    times = max(1, math.ceil(seconds / min(timed(settings, work) for _ in range(2))))
     return partial(repeat, work, times), times
 
 

@@ -97,7 +97,7 @@ def _points(settings: Settings, axis: Axis) -> tuple[list[Point], str]:
 
 def _point(settings: Settings, axis: Axis, size: int) -> Point:
     work = axis.build(settings, size)
-    calls, times = repeated(work.call, 0.0 if settings.small else REPETITION_S)
+    calls, times = repeated(settings, work.call, 0.0 if settings.small else REPETITION_S)
     rate = measured(settings, "scale", work.what, "env steps/s", times * work.env_steps, calls, guarded=False)
     return Point(work.x, rate)
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental import _config as config
 
 import envs
+import mappo.targets
 import mappo.trainer
 from envs.power import solving
 from mappo import TrainConfig, Trainer
@@ -29,33 +29,50 @@ def test_steps_read_nothing_that_the_device_computes(case: dict[str, Any], monke
     monkeypatch.setattr(solving, "COMPACT_FROM", 1)
     use_meta_as_accelerator(monkeypatch)
     with reading(monkeypatch):
-        env = envs.make(num_envs=16, seed=1, device="meta", **case)
-        trainer = Trainer(env, TrainConfig(num_steps=4, num_minibatches=1))
+        env = envs.make(num_envs=16, seed=1, device="meta", group_size=8, **case)
+        trainer = Trainer(env, TrainConfig(num_steps=3, num_minibatches=1))
     trainer.rollout.start()
+    env._hour = 22  # collected beyond midnight
     with OneDevice():
         trainer.rollout.collect(trainer.buffer, trainer.generator)
-        env.reset()  # as at midnight
+    assert env._hour == 1
     assert trainer.buffer.rewards.is_meta
     # once an iteration the host asks which episodes were cut, whether what was gathered is finite, and for all metrics
-    monkeypatch.setattr(mappo.trainer, "check_inputs", lambda *_: None)
+    asked = list[str]()
+
+    def none_cut(*_: object) -> object:
+        asked.append("cut")
+        rows = torch.zeros(0, dtype=torch.int64, device="meta")
+        return (rows, rows), torch.zeros(0, 1, device="meta")
+
+    monkeypatch.setattr(mappo.targets, "_final_values", none_cut)
+    monkeypatch.setattr(mappo.trainer, "check_inputs", lambda *_: asked.append("finite"))
     monkeypatch.setattr(mappo.trainer, "to_floats", lambda told: {"all": all(value.is_meta for value in told.values())})
-    with config.patch(meta_nonzero_assume_all_nonzero=True), OneDevice():  # type: ignore[attr-defined]
+    with OneDevice():
         assert trainer.learn()["all"]
+    assert sorted(asked) == ["cut", "finite"]
 
 
 @pytest.mark.parametrize(
     "mixed",
     [
         lambda here, there: there[here],
+        lambda here, there: there.index_add_(0, here, there),
         lambda here, there: here.to("meta"),
         lambda here, there: there.copy_(here),
     ],
-    ids=["index", "transfer", "copy"],
+    ids=["index", "index of a sum", "transfer", "copy"],
 )
 def test_what_mixes_devices_is_seen(mixed: Callable[[Tensor, Tensor], Tensor]) -> None:
     here, there = torch.arange(3), torch.zeros(3, device="meta")
     with OneDevice(), pytest.raises(RuntimeError, match="takes tensors on cpu and meta"):
         mixed(here, there)
+
+
+def test_a_mask_as_an_index_is_seen() -> None:
+    values = torch.zeros(3, device="meta")
+    with OneDevice(), pytest.raises(RuntimeError, match="counts the entries of a mask"):
+        values[values > 0] = values[:1]
 
 
 def test_copies_that_do_not_wait_are_let_through() -> None:
@@ -81,6 +98,7 @@ def test_a_host_that_does_not_run_ahead_reads_counts(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("case", ["default", "trading"])
 def test_a_host_that_runs_ahead_steps_the_same_copies(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"num_envs": 30, "seed": 1, "dtype": "float64", **CASES[case]}
+    monkeypatch.setattr(solving, "COMPACT_FROM", 1)
     known = envs.make(**keys)
     hosts_run_ahead(monkeypatch)
     late = envs.make(**keys)
@@ -105,7 +123,10 @@ def test_actions_on_a_device_that_runs_behind_are_refused_one_step_later(monkeyp
         env.step(torch.zeros(env.action_shape))
     env.step(actions)
     env.reset()
-    env.step(torch.zeros(env.action_shape))  # nothing is said of episodes that are over
+    for _ in range(23):
+        env.step(torch.zeros(env.action_shape))  # nothing is said of episodes that are over
+    with pytest.raises(ValueError, match=r"must be finite, got nan for battery_p of MG3 in copy 1$"):
+        env.step(actions)  # the last of its episode
 
 
 @pytest.mark.parametrize("index", [99.0, torch.nan, -1.0])

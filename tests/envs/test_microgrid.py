@@ -8,6 +8,7 @@ import envs
 from envs.microgrid import MicrogridEnv
 from envs.tariff import utility_bill
 from mappo.vec_env import Step, VecEnv
+from tests.unreadable import hosts_run_ahead
 
 
 def random_actions(env: MicrogridEnv, seed: int) -> Tensor:
@@ -268,7 +269,10 @@ def test_taps_are_kept_from_hour_to_hour() -> None:
         assert before.any()
 
 
-def test_a_failing_copy_is_flagged_billed_and_goes_on() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_failing_copy_is_flagged_billed_and_goes_on(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if late:
+        hosts_run_ahead(monkeypatch)
     healthy, env = (envs.make(num_envs=5, seed=6, dtype="float64") for _ in range(2))
     for one in (healthy, env):
         one.reset()

@@ -54,7 +54,7 @@ def _flows(settings: Settings, case: FlowCase, threads: int) -> list[Rate]:
         others = _others(settings, case, threads)
         found = {peer.what: peer for peer in [*ours, *others]}
         rounds, turn_s = (1, 0.0) if settings.small else (ROUNDS, TURN_S)
-        turns = {what: repeated(peer.work, turn_s) for what, peer in found.items()}
+        turns = {what: repeated(settings, peer.work, turn_s) for what, peer in found.items()}
         seconds = side_by_side(settings, {what: turn for what, (turn, _) in turns.items()}, rounds=rounds)
     flows = {what: rounds * calls * found[what].flows for what, (_, calls) in turns.items()}
     values = {what: [count / spent for spent in seconds[what]] for what, count in flows.items()}
