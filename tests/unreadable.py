@@ -49,6 +49,7 @@ def use_meta_as_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "exponential_", lambda self, **_: self)
 
 
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 MASKABLE = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
@@ -67,8 +68,8 @@ class OneDevice(TorchDispatchMode):
         devices = {tensor.device.type for tensor in tensors if tensor.ndim}
         if devices and kwargs.get("device") is not None:
             devices.add(torch.device(kwargs["device"]).type)
-        copies = {torch.ops.aten._to_copy.default: kwargs.get("non_blocking"), torch.ops.aten.copy_.default: args[2:]}
-        if len(devices) > 1 and not copies.get(func):
+        goes_on = func in COPIES and (kwargs.get("non_blocking", False) or True in args[2:])
+        if len(devices) > 1 and not goes_on:
             raise RuntimeError(f"{func} waits: it takes tensors on {' and '.join(sorted(devices))}")
         if func in MASKABLE and any(index is not None and index.dtype == torch.bool for index in args[1]):
             raise RuntimeError(f"{func} waits: it counts the entries of a mask")
@@ -84,9 +85,9 @@ def _made_up() -> Callable[[countdown.Countdown], int]:
     """A third each third time: some copies go on alone, and all are done at last."""
     calls = count(1)
 
-    def learn(countdown: countdown.Countdown) -> int:
+    def learn(self: countdown.Countdown) -> int:
         if next(calls) % 3 == 0:
-            countdown.left //= 3
-        return countdown.left
+            self.left //= 3
+        return self.left
 
     return learn

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as config
 
 import envs
 import mappo.targets
@@ -38,14 +39,14 @@ def test_steps_read_nothing_that_the_device_computes(case: dict[str, Any], monke
     assert env._hour == 1
     assert trainer.buffer.rewards.is_meta
     # once an iteration the host asks which episodes were cut, whether what was gathered is finite, and for all metrics
-    asked = list[str]()
+    asked, final_values = list[str](), mappo.targets._final_values
 
-    def none_cut(*_: object) -> object:
+    def all_cut(*args: Any) -> object:
         asked.append("cut")
-        rows = torch.zeros(0, dtype=torch.int64, device="meta")
-        return (rows, rows), torch.zeros(0, 1, device="meta")
+        with config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
+            return final_values(*args)
 
-    monkeypatch.setattr(mappo.targets, "_final_values", none_cut)
+    monkeypatch.setattr(mappo.targets, "_final_values", all_cut)
     monkeypatch.setattr(mappo.trainer, "check_inputs", lambda *_: asked.append("finite"))
     monkeypatch.setattr(mappo.trainer, "to_floats", lambda told: {"all": all(value.is_meta for value in told.values())})
     with OneDevice():
