@@ -114,23 +114,24 @@ def solve_power_flow(
     if not tolerance_pu > 0:
         raise ValueError(f"tolerance_pu must be positive, got {tolerance_pu}")
     solver = _solver(net, p_mw.device, p_mw.dtype)
-    tau2 = solver.tau_squared(tap)
+    tau2 = solver.neutral_tau2 if tap is None else solver.tau_squared(tap)
     load = solver.load(p_mw, q_mvar, unit_pu=-1 / BASE_MVA)
-    u_init = None if v_init is None else solver.referred(v_init, tau2).expand_as(load.power).contiguous()
+    u_init = None if v_init is None else solver.referred(v_init, tau2).expand_as(load.power)
     return PowerFlow(solver, load, solver.solve(load, tau2, tolerance_pu, u_init))
 
 
 def _checked_points(
     net: Network, p_mw: Tensor, q_mvar: Tensor, tap: Tensor | None, v_init: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The inputs of `solve_power_flow`, powers with a row for every copy; one row of taps or voltages stays one."""
     if p_mw.dtype not in DEFAULT_TOLERANCE_PU:
         raise ValueError(f"p_mw must be float32 or float64, got {p_mw.dtype}")
     if q_mvar.dtype != p_mw.dtype:
         raise ValueError(f"q_mvar must have the dtype of p_mw, {p_mw.dtype}, got {q_mvar.dtype}")
     buses, regulators = net.num_buses, len(net.regulators)
-    tap = p_mw.new_zeros(1, regulators) if tap is None else tap.to(p_mw)
-    given = {"p_mw": (p_mw, buses), "q_mvar": (q_mvar, buses), "tap": (tap, regulators)}
+    given = {"p_mw": (p_mw, buses), "q_mvar": (q_mvar, buses)}
+    if tap is not None:
+        given["tap"] = (tap.to(p_mw), regulators)
     if v_init is not None:
         given["v_init"] = (v_init, buses)
     rows = {name: torch.atleast_2d(value) for name, (value, _) in given.items()}
@@ -139,7 +140,7 @@ def _checked_points(
         width = given[name][1]
         if value.shape not in ((copies, width), (1, width)):
             raise ValueError(f"{name} must have shape ({copies}, {width}), got {tuple(value.shape)}")
-    return rows["p_mw"].expand(copies, -1), rows["q_mvar"].expand(copies, -1), rows["tap"], rows.get("v_init")
+    return rows["p_mw"].expand(copies, -1), rows["q_mvar"].expand(copies, -1), rows.get("tap"), rows.get("v_init")
 
 
 @lru_cache(maxsize=8)
@@ -186,19 +187,22 @@ class FlowSolver:
         fixed_tau = torch.exp(net.path_sums(torch.log(net.ratio)))
         fixed_tau2 = fixed_tau.abs().square()
         self._fixed_tau2 = real(fixed_tau2)[:, None]  # (N, 1)
-        self._rotation = torch.polar(torch.ones_like(fixed_tau.real), fixed_tau.angle())[:, None].to(
+        slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
+        self.slack = real(torch.stack([slack_v_pu.abs(), torch.zeros_like(slack_v_pu.real)]))[:, None]  # (2, 1)
+        angle = fixed_tau.angle() + slack_v_pu.angle()
+        self._rotation = torch.polar(torch.ones_like(angle), angle)[:, None].to(
             device, torch.complex128 if dtype == torch.float64 else torch.complex64
         )
-        self._rotates = bool((fixed_tau.angle() != 0).any())
+        self._rotation_back = self._rotation.conj_physical().T  # (1, N)
+        self._rotates = bool((angle != 0).any())
         per_parent = 1 / fixed_tau2[net.parent]
         per_parent[0] = 0.0  # no branch above the slack bus
         self._i_squared_per_parent = real(per_parent)[:, None]
         self.tap_paths = TapPaths(net, device)
         self._step_pu = real(torch.tensor([regulator.step_pu for regulator in net.regulators], dtype=torch.float64))
+        self.neutral_tau2 = self.tau_squared(self._step_pu.new_zeros(1, len(self._step_pu)))
         self.resistance = real(net.z_pu.real)  # (N,)
         self.shunt = real(torch.stack([net.y_pu.real, -net.y_pu.imag]))[..., None]  # (2, N, 1)
-        slack_v_pu = torch.tensor(complex(net.slack_v_pu), dtype=torch.complex128)
-        self.slack = real(torch.view_as_real(slack_v_pu)).view(2, 1)
         self.layout = layout = Layout(net, fixed_tau2, device, dtype)
         self.source = self.meters(self.parent[:1])
         nearest = self.tap_paths.nearest
@@ -213,8 +217,7 @@ class FlowSolver:
         """(K, 2, n, 1) how far voltages drop for each pu that loads in these proportions, (N,) each, draw together."""
         share = TYPICAL_SHARE / BASE_MVA
         load, start = self.load(p_mw[None], q_mvar[None], unit_pu=share), self.flat_start(1)
-        tau2 = self.tau_squared(p_mw.new_zeros(1, len(self._step_pu)))
-        flow, total = self.solve(load, tau2, ROUGH_PU, start), share * p_mw.sum()
+        flow, total = self.solve(load, self.neutral_tau2, ROUGH_PU, start), share * p_mw.sum()
         usable = flow.converged & (total > LEAST_NET_SHARE * share * torch.hypot(p_mw, q_mvar).sum())
         return torch.where(usable, (start - flow.u) / torch.where(usable, total, 1.0), 0.0)
 
@@ -253,8 +256,7 @@ class FlowSolver:
 
     def referred(self, v_pu: Tensor, tau2: Tensor) -> Tensor:
         """(C, N) complex voltages -> (K, 2, n, C)."""
-        u = v_pu.T * self._rotation.conj()
-        parts = torch.stack([u.real, u.imag]).to(self.dtype)
+        parts = torch.view_as_real(v_pu * self._rotation_back).permute(2, 1, 0).to(self.dtype)
         return self.layout.spread(parts / self.tau2_at_buses(tau2).sqrt_())
 
     def voltage(self, state: FlowState) -> Tensor:

@@ -27,10 +27,13 @@ class Layout:
 
         self._real = rows(blocks.place).to(device)  # (N,) row of (2 K n) of each bus's real part
         self._imag = self._real + blocks.size
+        leaves = sorted(set(range(net.num_buses)) - set(parent[1:]))
+        self.ends = self._real[leaves]  # rows of the real parts of buses that have none behind them
         self.all_rows = torch.cat([self._real, self._imag])  # of all buses
         self._place = blocks.place.to(device)
-        self.bus = blocks.node.to(device)  # (K n,) bus at each place; 0 at empty ones
-        node = blocks.node.view(blocks.count, 1, blocks.size)
+        node = torch.where(blocks.filled, blocks.node, blocks.above.repeat_interleave(blocks.size))
+        self.bus = node.to(device)  # (K n,) bus at each place; at empty ones the one that their block hangs on
+        node = node.view(blocks.count, 1, blocks.size)
         self._row = (node + torch.tensor([0, net.num_buses])[:, None]).flatten().to(device)  # (2 K n,) of (2 N)
         self.is_real = torch.tensor([1.0, 0.0]).repeat_interleave(blocks.size).repeat(blocks.count).to(device, dtype)
         self._filled = blocks.filled.view(blocks.count, 1, blocks.size, 1).to(device, dtype)
@@ -42,7 +45,7 @@ class Layout:
         self.minus_z = -_path_impedance(net, fixed_tau2, blocks).to(device, dtype)  # (K, 2n, 2n)
 
     def spread(self, values: Tensor) -> Tensor:
-        """(2, N, C) -> (K, 2, n, C); empty places repeat the slack bus."""
+        """(2, N, C) -> (K, 2, n, C); empty places repeat the bus that their block hangs on, as a sweep gives them."""
         count, size = self.shape
         return values.flatten(0, 1).index_select(0, self._row).view(count, 2, size, values.shape[-1])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LEAST_SWEEPS, MAX_SWEEPS = 3, 60  # hardly any copy is done earlier, so that none is asked then
 COMPACT_BELOW = 0.5  # drop finished copies from the work arrays when fewer than this share still run,
-COMPACT_FROM = 40_000  # and so many voltage parts or more can be dropped, as sweeps of few cost their calls,
+COMPACT_FROM = 200_000  # and it saves sweeping so many voltage parts or more, as sweeps of few cost their calls,
 LATE_SWEEPS = 10  # or those that are left take long
 
 
@@ -119,8 +119,8 @@ def _run(work: Sweep, tolerance: Tensor, countdown: Countdown, swept: int = 0) -
     sweeps = torch.zeros_like(tolerance, dtype=torch.int64)
     left, parts = countdown.left, work.u.shape[:-1].numel()
     for sweep in range(swept + 1, MAX_SWEEPS + 1):
-        many = (len(sweeps) - left) * parts >= COMPACT_FROM or sweep > LATE_SWEEPS
-        if left < COMPACT_BELOW * len(sweeps) and many:
+        saved = (len(sweeps) - left) * parts * max(LEAST_SWEEPS + 1 - sweep, 1)  # at least
+        if left < COMPACT_BELOW * len(sweeps) and (saved >= COMPACT_FROM or sweep > LATE_SWEEPS):
             return _run_left(work, tolerance, sweeps, countdown, sweep - 1)
         work.advance()
         if sweep < LEAST_SWEEPS:

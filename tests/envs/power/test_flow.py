@@ -1,4 +1,6 @@
+import cmath
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from envs.power import Network, blocks, flow, solve_power_flow, sweep, tree_sums
 from envs.power.builder import Branch, NetworkBuilder
 from envs.power.flow import FlowSolver
 from envs.power.from_tables import network_from_tables
-from envs.power.solving import MAX_SWEEPS
+from envs.power.network import BASE_MVA
+from envs.power.solving import LEAST_SWEEPS, MAX_SWEEPS
 from envs.power.tables import Tables, read_tables
 from envs.power.tree_sums import BlockSums
 from envs.scenario import DATA, Scenario
@@ -195,7 +198,9 @@ def test_overload_is_flagged_without_nan_and_leaves_its_neighbours_alone(scenari
     for name in RESULTS:
         value = getattr(result, name)
         assert torch.isfinite(torch.view_as_real(value) if value.is_complex() else value).all(), name
-        assert torch.equal(value[others], getattr(alone, name)[others]), name
+        # some go on in a smaller batch, with copy 3 in it: another BLAS kernel may add in another order
+        assert torch.allclose(value[others], getattr(alone, name)[others], rtol=1e-12, atol=1e-12), name
+    assert torch.equal(result.iterations[others], alone.iterations[others])
     assert result.iterations[3] == MAX_SWEEPS
 
 
@@ -216,12 +221,54 @@ def test_a_copy_does_not_depend_on_batch_size_or_neighbours(
         assert (part.v_pu - full.v_pu[:size]).abs().max() <= rounding
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("start", [None, 1.035])
+@pytest.mark.parametrize(("tolerance_pu", "share"), [(3e-5, 0.93), (1e-10, 0.98)])
+def test_stretched_sweeps_give_the_same_flow_in_fewer(
+    net: Network, monkeypatch: pytest.MonkeyPatch, sign: float, start: float | None, tolerance_pu: float, share: float
+) -> None:
+    level = sign * torch.linspace(0.3, 0.9, 64, dtype=torch.float64)[:, None]
+    points = (-level * net.load_p_mw, -level * net.load_q_mvar)
+    v_init = None if start is None else torch.full((net.num_buses,), start, dtype=torch.complex128)
+    stretched = solve_power_flow(net, *points, v_init=v_init, tolerance_pu=tolerance_pu)
+    monkeypatch.setattr(sweep, "STRETCH", 0.0)
+    plain = solve_power_flow(net, *points, v_init=v_init, tolerance_pu=tolerance_pu)
+    assert stretched.converged.all()
+    assert (stretched.v_pu - plain.v_pu).abs().max() < tolerance_pu
+    assert stretched.iterations.sum() < share * plain.iterations.sum()
+
+
+def test_sweeps_at_low_voltage_are_not_stretched(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, points = two_buses(), injection((1.2 + 0.9j) * BASE_MVA)
+    stretched = solve_power_flow(net, *points)
+    monkeypatch.setattr(sweep, "STRETCH", 0.0)
+    plain = solve_power_flow(net, *points)
+    assert plain.converged.all()
+    assert plain.v_pu.abs().min() < 0.75
+    assert torch.equal(stretched.v_pu, plain.v_pu)
+    assert torch.equal(stretched.iterations, plain.iterations)
+
+
+def test_an_angle_of_the_source_turns_all_voltages_and_costs_no_sweep(net: Network) -> None:
+    points = (-0.8 * net.load_p_mw, -0.8 * net.load_q_mvar)
+    turn = cmath.exp(2.5j)
+    upright = solve_power_flow(net, *points)
+    turned = solve_power_flow(replace(net, slack_v_pu=net.slack_v_pu * turn), *points)
+    assert torch.equal(turned.iterations, upright.iterations)
+    assert (turned.v_pu - turn * upright.v_pu).abs().max() < 1e-12
+    for name in set(VALUES) - {"v_pu"}:
+        assert torch.allclose(getattr(turned, name), getattr(upright, name), rtol=1e-12, atol=1e-12), name
+    again = solve_power_flow(replace(net, slack_v_pu=net.slack_v_pu * turn), *points, v_init=turned.v_pu)
+    assert again.iterations.max() == LEAST_SWEEPS
+
+
 def test_a_warm_start_gives_the_same_solution_in_fewer_sweeps(scenario: Scenario, net: Network) -> None:
     points = scenario_points(scenario, net, 16, seed=8)
     cold = solve_power_flow(net, *points)
     warm = solve_power_flow(net, *points, v_init=cold.v_pu)
     assert (warm.v_pu - cold.v_pu).abs().max() < 1e-9
-    assert (warm.iterations < cold.iterations).all()
+    assert (warm.iterations == LEAST_SWEEPS).all()
+    assert (cold.iterations > LEAST_SWEEPS).all()
 
 
 def test_one_dimensional_injections_are_one_copy(net: Network) -> None:
