@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from envs.power.flow import FlowSolver
 
 LEAST_SWEEPS, MAX_SWEEPS = 3, 60  # hardly any copy is done earlier, so that none is asked then
+STRETCHED_SWEEPS = 8  # whoever takes longer may be one that stretching does not suit
 COMPACT_BELOW = 0.5  # drop finished copies from the work arrays when fewer than this share still run,
 COMPACT_FROM = 200_000  # and it saves sweeping so many voltage parts or more, as sweeps of few cost their calls,
 LATE_SWEEPS = 10  # or those that are left take long
@@ -43,7 +44,7 @@ class Solving:
             solver: of the network.
             load: of C copies.
             tau2: (C, R + 1) from `FlowSolver.tau_squared`, or a row for all copies.
-            tolerance_pu: largest |dU| of the last sweep.
+            tolerance_pu: largest |dU| by the last sweep, before it is stretched.
             u_init: (K, 2, n, C) start; default `FlowSolver.likely_start`.
         """
         start = solver.likely_start(load) if u_init is None else u_init
@@ -94,9 +95,7 @@ def _run_left(work: Sweep, tolerance: Tensor, sweeps: Tensor, countdown: Countdo
     part, own_tolerance = work.select(keep), tolerance.index_select(0, keep)
     countdown.start(left)
     if countdown.behind:
-        done = own_tolerance < 0
-        countdown.post(done)
-        part.stop(done)
+        countdown.post(own_tolerance < 0)
     own = _run(part, own_tolerance, countdown, swept)
     work.take(keep, part)
     own = torch.where(asked.index_select(0, keep), own, sweeps.index_select(0, keep))
@@ -122,6 +121,8 @@ def _run(work: Sweep, tolerance: Tensor, countdown: Countdown, swept: int = 0) -
         saved = (len(sweeps) - left) * parts * max(LEAST_SWEEPS + 1 - sweep, 1)  # at least
         if left < COMPACT_BELOW * len(sweeps) and (saved >= COMPACT_FROM or sweep > LATE_SWEEPS):
             return _run_left(work, tolerance, sweeps, countdown, sweep - 1)
+        if sweep == STRETCHED_SWEEPS + 1:
+            work.unstretch()
         work.advance()
         if sweep < LEAST_SWEEPS:
             continue

@@ -249,6 +249,19 @@ def test_sweeps_at_low_voltage_are_not_stretched(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(stretched.iterations, plain.iterations)
 
 
+def test_stretching_costs_no_solution_where_loads_and_generators_stand_side_by_side(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(3)
+    p_mw, q_mvar = 6.0 * torch.randn(2, 400, net.num_buses, generator=rng, dtype=torch.float64)
+    points = (p_mw * net.load_p_mw, q_mvar * net.load_q_mvar)
+    stretched = solve_power_flow(net, *points, tolerance_pu=1e-9)
+    monkeypatch.setattr(sweep, "STRETCH", 0.0)
+    plain = solve_power_flow(net, *points, tolerance_pu=1e-9)
+    assert 0.5 < plain.converged.double().mean() < 0.98
+    assert (plain.converged & ~stretched.converged).sum() <= 1  # near the limit of 60 sweeps
+
+
 def test_an_angle_of_the_source_turns_all_voltages_and_costs_no_sweep(net: Network) -> None:
     points = (-0.8 * net.load_p_mw, -0.8 * net.load_q_mvar)
     turn = cmath.exp(2.5j)
