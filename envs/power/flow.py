@@ -6,9 +6,10 @@ tree and every copy may have its own:
 
     J = downstream_sum(conj(S / U) + y |tau|^2 U),    U <- V_0 - path_sum(z / |tau_parent|^2 J)
 
-V_0 is real: tau has the source's angle too. Steps are stretched (`Sweep._lengths`). S is consumption here, the API's injections are generation positive. Complex numbers are stored as an axis of two
-(real, imaginary), because the hot loop is real. Inside, copies come last: what a sweep does to all of them at once
-lies side by side (layout.py). Dims: C copies, N buses, R regulators, K blocks of n places.
+V_0 is real: tau has the source's angle too. Steps are stretched (`Sweep._lengths`). S is consumption here, the API's
+injections are generation positive. Complex numbers are stored as an axis of two (real, imaginary), because the hot loop
+is real. Inside, copies come last: what a sweep does to all of them at once lies side by side (layout.py).
+Dims: C copies, N buses, R regulators, K blocks of n places.
 """
 
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def solve_power_flow(
         p_mw: (B, N) real injections, generation positive. Here and below one row, (N,) or (1, N), is for all copies.
         q_mvar: like `p_mw`, reactive.
         tap: (B, R) tap positions of `net.regulators`; None: neutral.
-        tolerance_pu: largest change of a voltage by the last sweep, before it is stretched; default 1e-10 in float64, 1e-6 in float32.
+        tolerance_pu: largest change of a voltage by the last sweep, before it is stretched; default 1e-10 in float64,
+            1e-6 in float32.
         v_init: (B, N) complex start, such as an earlier solution; default: each copy's load spread like the nominal.
 
     Returns:
