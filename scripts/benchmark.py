@@ -6,9 +6,10 @@ repetition (docs/performance.md). `--store` keeps the ratios to that loop, `--co
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from cli import parse, run_command
 from rich import box
 from rich.console import Console
 
+from envs.settings import env_device
 from mappo.threads import use_threads
 
 STAGES: dict[Stage, Callable[[Settings], list[Rate]]] = {
@@ -64,7 +66,7 @@ class Args:
     threads: int = 0
     """torch threads; 0: as a training."""
     device: str = "cpu"
-    """Device of everything but other libraries."""
+    """Device of everything but other libraries; auto: a GPU where there is one."""
     peer_python: str | None = None
     """Python of an environment with BenchMARL, to measure it in the stages vmas and peers."""
     rllib_python: str | None = None
@@ -91,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, store and compare."""
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
     _check(args)
+    args = replace(args, device=str(env_device(args.device)))
     kept = None if args.compare is None else stored.read(Path(args.compare))
     threads = use_threads(args.threads)
     settings = _settings(args)
@@ -135,6 +138,9 @@ def _check(args: Args) -> None:
         folder = None if path is None else Path(path).resolve().parent
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{flag} {path} needs a folder that exists, got {folder}; make it first")
+    for flag, python in (("--peer-python", args.peer_python), ("--rllib-python", args.rllib_python)):
+        if python is not None and shutil.which(python) is None:
+            raise ValueError(f"{flag} must be a python that can be run, got {python}; docs/performance.md makes one")
 
 
 def _settings(args: Args) -> Settings:

@@ -104,6 +104,9 @@ def test_a_regression_ends_with_exit_code_1_and_a_line(tmp_path: Path, monkeypat
         (("--point-seconds", "0"), r"--point-seconds must be positive, got 0\.0"),
         (("--test", "--store", "kept.json"), "--store and --compare need real figures, got --test"),
         (("--store", "nowhere/kept.json"), "--store nowhere/kept.json needs a folder that exists"),
+        (("--device", "cuda:99"), "--device cuda:99 does not exist here"),
+        (("--peer-python", "nowhere/python"), "--peer-python must be a python that can be run, got nowhere/python"),
+        (("--rllib-python", "nowhere/python"), "--rllib-python must be a python that can be run, got nowhere/python"),
     ],
 )
 def test_wrong_settings_are_named(flags: tuple[str, ...], message: str) -> None:
