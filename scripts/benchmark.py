@@ -140,7 +140,7 @@ def _check(args: Args) -> None:
             raise ValueError(f"{flag} {path} needs a folder that exists, got {folder}; make it first")
     for flag, python in (("--peer-python", args.peer_python), ("--rllib-python", args.rllib_python)):
         if python is not None and shutil.which(python) is None:
-            raise ValueError(f"{flag} must be a python that can be run, got {python}; docs/performance.md makes one")
+            raise ValueError(f"{flag} must be a python that can be run, got {python}; see docs/performance.md")
 
 
 def _settings(args: Args) -> Settings:
