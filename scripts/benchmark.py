@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -93,12 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, store and compare."""
     args = parse(Args, list(sys.argv[1:] if argv is None else argv), description=__doc__)
     _check(args)
-    args = replace(args, device=str(env_device(args.device)))
     kept = None if args.compare is None else stored.read(Path(args.compare))
     threads = use_threads(args.threads)
     settings = _settings(args)
     shared = {"scenario": args.scenario, "num-envs": settings.num_envs, "threads": threads}
-    shared |= {"device": args.device}
+    shared |= {"device": settings.device}
     if kept is not None:  # before minutes are spent
         stored.check_settings(kept, stored.Record(settings=shared, ratios={}), Path(str(args.compare)))
     rates = [rate for stage in args.stages for rate in STAGES[stage](settings)]
@@ -148,7 +147,7 @@ def _settings(args: Args) -> Settings:
     return Settings(
         **{"num_envs": args.num_envs, "repetitions": args.repetitions, **(few if args.test else {})},
         scenario=args.scenario,
-        device=args.device,
+        device=str(env_device(args.device)),
         peer_python=args.peer_python,
         rllib_python=args.rllib_python,
         point_s=args.point_seconds,

@@ -81,6 +81,23 @@ def test_the_shipped_ratios_are_of_the_default_stages() -> None:
     assert min(kept.ratios.values()) > 0
 
 
+def test_the_device_that_is_measured_and_kept_is_the_one_that_auto_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from envs.settings import env_device
+
+    measured = []
+
+    def stage(settings: Any) -> list[Any]:
+        measured.append(settings.device)
+        return [part("rates").spread("env", "steps", "env steps/s", [5.0], [1.0])]
+
+    monkeypatch.setitem(importlib.import_module("benchmark").STAGES, "env", stage)
+    printed("benchmark", "env", "--device", "auto", "--store", str(tmp_path / "kept.json"))
+    kept = part("stored").read(tmp_path / "kept.json")
+    assert [*measured, kept.settings["device"]] == 2 * [str(env_device("auto"))]
+
+
 def test_a_regression_ends_with_exit_code_1_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = importlib.import_module("benchmark")
     found = part("rates").spread("env", "steps", "env steps/s", [5.0], [1.0])
